@@ -1,0 +1,3 @@
+"""Hostbrake: brakes for AI agents on GPU nodes."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Who did it and where: processes, workloads, users, routes."""

@@ -1,0 +1,171 @@
+"""Events as rules, recordings and alerts see them: one class per Sigma log source category.
+
+Attributes are the Sigma field names in snake case. `to_record` and `from_record` are the JSON-lines form
+(`--events`, `replay`, rule samples); a field with nothing to say is None and left out of the record.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timezone
+from typing import Any, ClassVar, Union
+
+import msgspec
+
+
+class Event(msgspec.Struct, kw_only=True, rename="pascal", forbid_unknown_fields=True, gc=False):
+    """What every event carries: when, which process, which workload."""
+
+    CATEGORY: ClassVar[str] = ""
+
+    time: int
+    """Nanoseconds since the Unix epoch; in a record RFC 3339 UTC with microseconds."""
+    process_id: int | None = None
+    """The thread group id in the root PID namespace."""
+    process_guid: str | None = None
+    """Identity of the process across pid reuse and hosts: see `sensor.context.processes.guid`."""
+    image: str | None = None
+    """The executable's path as the kernel resolved it; for a script, the interpreter's."""
+    command_line: str | None = None
+    args: list[str] | None = None
+    parent_process_id: int | None = None
+    parent_image: str | None = None
+    parent_command_line: str | None = None
+    user: str | None = None
+    user_id: int | None = None
+    cgroup_id: int | None = None
+    cgroup_path: str | None = None
+    """The path in the cgroup v2 hierarchy, from its root: "/", "/system.slice/ssh.service"."""
+    container_id: str | None = None
+    systemd_unit: str | None = None
+    slurm_job_id: str | None = None
+    kubernetes_pod: str | None = None
+    agent: str | None = None
+    agent_owner: str | None = None
+    agent_purpose: str | None = None
+    agent_gpu: bool | None = None
+    agent_egress: str | None = None
+    """The agent's default for destinations that its file does not name: "allow" or "deny"."""
+    repeats: int | None = None
+    """How many equal events the kernel collapsed into this one since it last reported them."""
+    boottime: int = 0
+    """CLOCK_BOOTTIME of the kernel's event in nanoseconds, for latencies; 0 where replayed. Not recorded."""
+
+
+class ProcessCreation(Event):
+    """A program began to run: the kernel's sched_process_exec."""
+
+    CATEGORY: ClassVar[str] = "process_creation"
+
+    current_directory: str | None = None
+    ancestors: list[str] | None = None
+    """Images of the process's ancestors, the parent first."""
+    fileless: bool | None = None
+    """The executable has no name on any file system: a memfd, or deleted."""
+    stdio_socket: bool | None = None
+    """Standard input, output or error is a socket."""
+    truncated: bool | None = None
+    """Arguments or a path were longer than what the sensor keeps (4 KiB)."""
+
+
+class NetworkConnection(Event):
+    """A connect(2), or the first datagram to a destination; repeats are collapsed."""
+
+    CATEGORY: ClassVar[str] = "network_connection"
+
+    initiated: bool | None = None
+    protocol: str | None = None
+    destination_ip: str | None = None
+    destination_port: int | None = None
+    destination_hostname: str | None = None
+    destination_scope: str | None = None
+    """loopback, local (this host), private (RFC 1918, RFC 4193, RFC 6598), external or metadata."""
+    source_ip: str | None = None
+    source_port: int | None = None
+    denied: bool | None = None
+
+
+class DeviceOpen(Event):
+    """An open of a GPU device node, by device number, so whatever its path."""
+
+    CATEGORY: ClassVar[str] = "device_open"
+
+    device_class: str | None = None
+    device_major: int | None = None
+    device_minor: int | None = None
+    gpu_index: int | None = None
+    access: str | None = None
+    """read, write or readwrite."""
+    denied: bool | None = None
+
+
+AnyEvent = Union[ProcessCreation, NetworkConnection, DeviceOpen]
+
+CLASSES: dict[str, type[AnyEvent]] = {
+    cls.CATEGORY: cls for cls in (ProcessCreation, NetworkConnection, DeviceOpen)
+}
+"""Event class by Sigma category."""
+
+_UNRECORDED = {"time", "boottime"}
+
+
+def fields_of(category: str) -> dict[str, str]:
+    """Sigma field name -> attribute name, for the fields that events of `category` have."""
+    return {f.encode_name: f.name for f in msgspec.structs.fields(CLASSES[category]) if f.name not in _UNRECORDED}
+
+
+_RECORDED = {cls: tuple((attr, name) for name, attr in fields_of(category).items()) for category, cls in CLASSES.items()}
+
+
+class RecordError(ValueError):
+    """A recorded line is no event; the message says why."""
+
+
+def to_record(event: AnyEvent) -> dict[str, Any]:
+    """The event as one flat JSON object, ready for orjson."""
+    record: dict[str, Any] = {"category": event.CATEGORY, "time": rfc3339(event.time)}
+    for attribute, name in _RECORDED[type(event)]:
+        value = getattr(event, attribute)
+        if value is not None:
+            record[name] = value
+    return record
+
+
+def from_record(record: object) -> AnyEvent:
+    """The inverse of `to_record`; raises RecordError for anything else. `time` may be absent in samples."""
+    if not isinstance(record, dict):
+        raise RecordError("an event is an object")
+    fields = dict(record)
+    category = fields.pop("category", None)
+    cls = CLASSES.get(category) if isinstance(category, str) else None
+    if cls is None:
+        raise RecordError(f"unknown category {category!r}; known: {', '.join(CLASSES)}")
+    fields["Time"] = parse_rfc3339(fields.pop("time", "1970-01-01T00:00:00Z"))
+    if "Boottime" in fields:
+        raise RecordError("unknown field `Boottime`")
+    try:
+        return msgspec.convert(fields, cls)
+    except msgspec.ValidationError as error:
+        raise RecordError(str(error)) from None
+
+
+def rfc3339(time_ns: int) -> str:
+    """RFC 3339 UTC with microseconds (section 5.6)."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+
+
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?\d*([Zz]|[+-]\d\d:\d\d)")
+
+
+def parse_rfc3339(text: object) -> int:
+    """Nanoseconds since the epoch; raises RecordError where `text` is no RFC 3339 time."""
+    match = _RFC3339.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise RecordError(f"time: not RFC 3339: {text!r}")
+    day, clock, fraction, zone = match.groups()
+    try:
+        whole = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+    except ValueError as error:
+        raise RecordError(f"time: {error}") from None
+    return int(whole.timestamp()) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))

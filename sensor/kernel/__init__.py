@@ -1,0 +1,1 @@
+"""Load, attach and read the BPF programs; nothing here interprets an event."""

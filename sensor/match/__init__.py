@@ -1,0 +1,1 @@
+"""Sigma rules compiled to indexed matchers."""

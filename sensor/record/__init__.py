@@ -1,0 +1,1 @@
+"""What leaves the sensor: alerts, logs, counters."""

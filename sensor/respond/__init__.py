@@ -1,0 +1,1 @@
+"""From verdict to act: plan, guards, executor."""
