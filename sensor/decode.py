@@ -5,14 +5,14 @@ from __future__ import annotations
 import msgspec
 
 
-class Kernel(msgspec.Struct, kw_only=True, gc=False):
+class Kernel(msgspec.Struct, gc=False):
     """What every kernel event says of the task that caused it."""
 
     time: int
     """CLOCK_BOOTTIME, nanoseconds."""
     tgid: int
     start: int
-    """task_struct.start_boottime of the thread group leader, nanoseconds; with tgid, the process's identity."""
+    """task_struct.start_boottime of the thread group leader, nanoseconds; with tgid, the process."""
     cgroup_id: int
     """Inode number of the task's cgroup v2 directory."""
     uid: int
@@ -24,7 +24,7 @@ class Origin(Kernel):
     image: str
     ancestors: tuple[tuple[int, int], ...]
     """(tgid, start) of the ancestors, the parent first; as many as the kernel side walked."""
-    truncated: bool = False
+    truncated: bool
 
 
 class Exec(Origin):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
-from typing import Any, ClassVar, Union
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 
@@ -99,7 +99,7 @@ class DeviceOpen(Event):
     denied: bool | None = None
 
 
-AnyEvent = Union[ProcessCreation, NetworkConnection, DeviceOpen]
+AnyEvent: TypeAlias = ProcessCreation | NetworkConnection | DeviceOpen
 
 CLASSES: dict[str, type[AnyEvent]] = {
     cls.CATEGORY: cls for cls in (ProcessCreation, NetworkConnection, DeviceOpen)
@@ -111,10 +111,14 @@ _UNRECORDED = {"time", "boottime"}
 
 def fields_of(category: str) -> dict[str, str]:
     """Sigma field name -> attribute name, for the fields that events of `category` have."""
-    return {f.encode_name: f.name for f in msgspec.structs.fields(CLASSES[category]) if f.name not in _UNRECORDED}
+    fields = msgspec.structs.fields(CLASSES[category])
+    return {field.encode_name: field.name for field in fields if field.name not in _UNRECORDED}
 
 
-_RECORDED = {cls: tuple((attr, name) for name, attr in fields_of(category).items()) for category, cls in CLASSES.items()}
+_RECORDED = {
+    cls: tuple((attribute, name) for name, attribute in fields_of(category).items())
+    for category, cls in CLASSES.items()
+}
 
 
 class RecordError(ValueError):

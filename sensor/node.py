@@ -28,7 +28,7 @@ def cgroup2_mount(mountinfo: str = "/proc/self/mountinfo") -> Path:
             return path
         partial = partial or path
     if partial is None:
-        raise NodeError("no cgroup v2 hierarchy is mounted; run: mount -t cgroup2 none /sys/fs/cgroup/unified")
+        raise NodeError("no cgroup v2 is mounted; try: mount -t cgroup2 none /sys/fs/cgroup/unified")
     return partial
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from sensor.faults import Fault
 
-Path = tuple[str | int, ...]
+Path = tuple[Hashable, ...]
 """Where a value stands in its document: keys and list indexes from the root."""
 
 _Loader: type[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -87,8 +87,9 @@ def _build(loader: Any, root: yaml.Node, path: str, faults: list[Fault]) -> Docu
             if not isinstance(key, Hashable):
                 faults.append(Fault(path, key_node.start_mark.line + 1, "a key must be a plain value"))
                 continue
-            mapping[key] = build(value_node, (*at, key))
-            lines[(*at, key)] = key_node.start_mark.line + 1
+            place = (*at, key)
+            mapping[key] = build(value_node, place)
+            lines[place] = key_node.start_mark.line + 1
         return mapping
 
     def find_duplicates(node: yaml.Node) -> None:
@@ -97,7 +98,8 @@ def _build(loader: Any, root: yaml.Node, path: str, faults: list[Fault]) -> Docu
             if isinstance(key_node, yaml.ScalarNode):
                 key = (key_node.tag, key_node.value)
                 if key in seen:
-                    faults.append(Fault(path, key_node.start_mark.line + 1, f"duplicate key {key_node.value!r}"))
+                    line = key_node.start_mark.line + 1
+                    faults.append(Fault(path, line, f"duplicate key {key_node.value!r}"))
                 seen.add(key)
 
     return Document(build(root, ()), lines)

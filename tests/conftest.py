@@ -61,7 +61,7 @@ def remove_cgroup(path: Path, timeout_s: float = 10) -> None:
             return
         (path / "cgroup.freeze").write_text("0")
         (path / "cgroup.kill").write_text("1")
-        assert time.monotonic() < deadline, f"{path} still holds {(path / 'cgroup.procs').read_text().split()}"
+        assert time.monotonic() < deadline, f"{path} does not empty"
         time.sleep(0.01)
 
 
