@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+import socket
+import struct
+from collections.abc import Callable
+from typing import ClassVar, Literal, TypeAlias
+
 import msgspec
+
+from sensor import wire
+
+
+class DecodeError(ValueError):
+    """These bytes are no event. `kind` names the fault and is what is counted."""
+
+    def __init__(self, kind: Literal["unknown_kind", "short_buffer", "bad_field"], what: str) -> None:
+        super().__init__(f"{kind}: {what}")
+        self.kind = kind
 
 
 class Kernel(msgspec.Struct, gc=False):
@@ -33,6 +48,8 @@ class Exec(Origin):
     parent_image: str
     fileless: bool
     stdio_socket: bool
+    stdio_family: int
+    """AF_* of the first standard stream that is a socket; 0 where none is."""
 
 
 class Exit(Kernel):
@@ -41,7 +58,7 @@ class Exit(Kernel):
 
 class Connect(Origin):
     address: str
-    """Destination, as inet_ntop writes it; IPv4-mapped IPv6 is given as IPv4."""
+    """Destination, as inet_ntop writes it; IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2) is given as IPv4."""
     port: int
     protocol: int
     """IPPROTO_*."""
@@ -79,3 +96,181 @@ class CgroupMoved(Kernel):
     moved_start: int
     into: int
     path: str
+
+
+KernelEvent: TypeAlias = Exec | Exit | Connect | DeviceAccess | CgroupMade | CgroupRemoved | CgroupMoved
+
+
+def decode(data: bytes) -> KernelEvent:
+    """The event that `data`, one ring record, holds; raises DecodeError for anything else."""
+    try:
+        kind = _KIND.unpack_from(data, _KIND_OFFSET)[0]
+    except struct.error:
+        raise DecodeError("short_buffer", f"{len(data)} bytes are no header") from None
+    decoder = _DECODERS.get(kind)
+    if decoder is None:
+        raise DecodeError("unknown_kind", f"event kind {kind}")
+    try:
+        return decoder(data)
+    except struct.error:
+        raise DecodeError("short_buffer", f"{len(data)} bytes for {wire.KINDS[kind]}") from None
+
+
+_KIND = struct.Struct("=H")
+_KIND_OFFSET = 32
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+class _Paths:
+    """Path components, leaf first and each ended by NUL, as a path. The same few come again and again."""
+
+    LIMIT: ClassVar[int] = 4096
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, str] = {}
+
+    def __call__(self, raw: bytes) -> str:
+        path = self._known.get(raw)
+        if path is None:
+            if len(self._known) >= self.LIMIT:
+                self._known.clear()
+            path = self._known[raw] = "/" + _text(b"/".join(raw.split(b"\0")[-2::-1]))
+        return path
+
+
+_path = _Paths()
+
+
+def _cut(data: bytes, begin: int, *lengths: int) -> list[bytes]:
+    """The variable parts behind the fixed one."""
+    if begin + sum(lengths) > len(data):
+        raise DecodeError("short_buffer", f"{len(data)} bytes for {begin + sum(lengths)}")
+    parts = []
+    for length in lengths:
+        parts.append(data[begin : begin + length])
+        begin += length
+    return parts
+
+
+def _ancestors(starts: tuple[int, ...], tgids: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    if not tgids[-1]:
+        tgids = tgids[: tgids.index(0)]
+    return tuple(zip(tgids, starts, strict=False))
+
+
+def _exec(data: bytes) -> Exec:
+    fields = wire.EXEC_EVENT.unpack_from(data)
+    time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
+    image_length, _, parent_length, cwd_length, args_length, family = fields[25:]
+    image, parent_image, cwd, args = _cut(
+        data, wire.EXEC_EVENT.size, image_length, parent_length, cwd_length, args_length
+    )
+    return Exec(
+        time,
+        tgid,
+        start,
+        cgroup_id,
+        uid,
+        _path(image),
+        _ancestors(fields[8:16], fields[16:24]),
+        bool(flags & wire.TRUNCATED),
+        _text(args).removesuffix("\0").split("\0") if args else [],
+        _path(cwd),
+        _path(parent_image) if parent_image else "",
+        bool(flags & wire.FILELESS),
+        bool(flags & wire.STDIO_SOCKET),
+        family,
+    )
+
+
+def _exit(data: bytes) -> Exit:
+    time, start, cgroup_id, tgid, uid, _, _, _ = wire.HEADER.unpack_from(data)
+    return Exit(time, tgid, start, cgroup_id, uid)
+
+
+_MAPPED = b"\0" * 10 + b"\xff\xff"
+_UNSPECIFIED = b"\0" * 16
+
+
+def _address(family: int, raw: bytes) -> str:
+    if family == socket.AF_INET:
+        return socket.inet_ntop(socket.AF_INET, raw[:4])
+    if family == socket.AF_INET6:
+        if raw.startswith(_MAPPED):
+            return socket.inet_ntop(socket.AF_INET, raw[12:])
+        return socket.inet_ntop(socket.AF_INET6, raw)
+    raise DecodeError("bad_field", f"address family {family}")
+
+
+def _connect(data: bytes) -> Connect:
+    fields = wire.CONNECT_EVENT.unpack_from(data)
+    time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
+    repeats, image_length, _, destination, source, protocol, port, source_port, family = fields[24:33]
+    (image,) = _cut(data, wire.CONNECT_EVENT.size, image_length)
+    return Connect(
+        time,
+        tgid,
+        start,
+        cgroup_id,
+        uid,
+        _path(image),
+        _ancestors(fields[8:16], fields[16:24]),
+        bool(flags & wire.TRUNCATED),
+        _address(family, destination),
+        port,
+        protocol,
+        None if source == _UNSPECIFIED else _address(family, source),
+        source_port or None,
+        repeats,
+        bool(flags & wire.DENIED),
+    )
+
+
+def _device(data: bytes) -> DeviceAccess:
+    fields = wire.DEVICE_EVENT.unpack_from(data)
+    time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
+    repeats, image_length, _, major, minor, access, _ = fields[24:]
+    if not 0 < access < 4:
+        raise DecodeError("bad_field", f"device access {access}")
+    (image,) = _cut(data, wire.DEVICE_EVENT.size, image_length)
+    return DeviceAccess(
+        time,
+        tgid,
+        start,
+        cgroup_id,
+        uid,
+        _path(image),
+        _ancestors(fields[8:16], fields[16:24]),
+        bool(flags & wire.TRUNCATED),
+        major,
+        minor,
+        access,
+        repeats,
+        bool(flags & wire.DENIED),
+    )
+
+
+def _cgroup(data: bytes) -> CgroupMade | CgroupRemoved | CgroupMoved:
+    fields = wire.CGROUP_EVENT.unpack_from(data)
+    time, start, cgroup_id, tgid, uid, kind, _, _, subject, moved_start, moved, path_length = fields
+    (raw,) = _cut(data, wire.CGROUP_EVENT.size, path_length)
+    path = _text(raw.removesuffix(b"\0"))
+    if kind == wire.CGROUP_MADE:
+        return CgroupMade(time, tgid, start, cgroup_id, uid, subject, path)
+    if kind == wire.CGROUP_REMOVED:
+        return CgroupRemoved(time, tgid, start, cgroup_id, uid, subject, path)
+    return CgroupMoved(time, tgid, start, cgroup_id, uid, moved, moved_start, subject, path)
+
+
+_DECODERS: dict[int, Callable[[bytes], KernelEvent]] = {
+    wire.EXEC: _exec,
+    wire.EXIT: _exit,
+    wire.CONNECT: _connect,
+    wire.DEVICE: _device,
+    wire.CGROUP_MADE: _cgroup,
+    wire.CGROUP_REMOVED: _cgroup,
+    wire.CGROUP_MOVED: _cgroup,
+}

@@ -64,6 +64,8 @@ class ProcessCreation(Event):
     """The executable has no name on any file system: a memfd, or deleted."""
     stdio_socket: bool | None = None
     """Standard input, output or error is a socket."""
+    stdio_socket_family: str | None = None
+    """That socket's address family: inet, inet6, unix, vsock …; a journal or an sshd child has unix."""
     truncated: bool | None = None
     """Arguments or a path were longer than what the sensor keeps (4 KiB)."""
 

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Connections and first datagrams, IPv4 and IPv6: the cgroup hooks of connect(2) and of sendto(2) without a
+ * connection, which io_uring passes too. net/ipv4/af_inet.c, net/ipv4/udp.c, net/ipv6/. */
+#include "common.bpf.h"
+
+#define AF_INET 2
+#define AF_INET6 10
+#define ALLOW 1
+
+static __always_inline void fill_destination(struct bpf_sock_addr *ctx, __u32 *address, __u16 family)
+{
+	if (family == AF_INET) {
+		address[0] = ctx->user_ip4;
+		address[1] = address[2] = address[3] = 0;
+		return;
+	}
+	address[0] = ctx->user_ip6[0];
+	address[1] = ctx->user_ip6[1];
+	address[2] = ctx->user_ip6[2];
+	address[3] = ctx->user_ip6[3];
+}
+
+static __always_inline void fill_source(struct bpf_sock_addr *ctx, struct connect_event *event, __u16 family)
+{
+	struct bpf_sock *sock = ctx->sk;
+	__u32 *source = (__u32 *)event->source;
+
+	source[0] = source[1] = source[2] = source[3] = 0;
+	event->source_port = 0;
+	if (!sock)
+		return;
+	event->source_port = sock->src_port;
+	if (family == AF_INET) {
+		source[0] = sock->src_ip4;
+		return;
+	}
+	source[0] = sock->src_ip6[0];
+	source[1] = sock->src_ip6[1];
+	source[2] = sock->src_ip6[2];
+	source[3] = sock->src_ip6[3];
+}
+
+static __always_inline int report(struct bpf_sock_addr *ctx, __u16 family)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct repeat_key key = {.kind = EVENT_CONNECT};
+	__u32 repeated;
+	struct scratch *scratch;
+
+	key.more = ctx->protocol << 8 | family;
+	key.port = bpf_ntohs(ctx->user_port);
+	fill_destination(ctx, (__u32 *)key.what, family);
+	if (!first_or_due(&key, &repeated))
+		return ALLOW;
+	scratch = scratch_take(EVENT_CONNECT);
+	if (!scratch)
+		return ALLOW;
+	fill_header(scratch, task, EVENT_CONNECT, sizeof(struct connect_event));
+	fill_ancestors(&scratch->origin, task);
+	scratch->origin.repeats = repeated;
+	scratch->connect.protocol = ctx->protocol;
+	scratch->connect.destination_port = key.port;
+	scratch->connect.family = family;
+	__builtin_memcpy(scratch->connect.destination, key.what, sizeof(key.what));
+	fill_source(ctx, &scratch->connect, family);
+	scratch->origin.image_length = append_file(scratch, BPF_CORE_READ(task, mm, exe_file));
+	send(scratch, true);
+	return ALLOW;
+}
+
+SEC("cgroup/connect4")
+int on_connect4(struct bpf_sock_addr *ctx)
+{
+	return report(ctx, AF_INET);
+}
+
+SEC("cgroup/connect6")
+int on_connect6(struct bpf_sock_addr *ctx)
+{
+	return report(ctx, AF_INET6);
+}
+
+SEC("cgroup/sendmsg4")
+int on_sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return report(ctx, AF_INET);
+}
+
+SEC("cgroup/sendmsg6")
+int on_sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return report(ctx, AF_INET6);
+}
+
+char LICENSE[] SEC("license") = "GPL";

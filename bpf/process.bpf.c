@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Programs that begin and end. tp_btf: kernel/sched tracepoints in fs/exec.c and kernel/exit.c. */
+#include "common.bpf.h"
+
+#define S_IFMT 0170000
+#define S_IFSOCK 0140000
+
+/* AF_* of the first standard stream that is a socket; 0 where none is. */
+static __always_inline __u16 stdio_family(struct task_struct *task, __u16 *flags)
+{
+	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
+	struct file **files = BPF_CORE_READ(table, fd);
+	__u32 limit = BPF_CORE_READ(table, max_fds);
+
+	for (__u32 i = 0; i < 3 && i < limit; i++) {
+		struct file *file = NULL;
+
+		bpf_probe_read_kernel(&file, sizeof(file), files + i);
+		if (file && (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK) {
+			struct socket *socket = BPF_CORE_READ(file, private_data);
+
+			*flags |= FLAG_STDIO_SOCKET;
+			return BPF_CORE_READ(socket, sk, __sk_common.skc_family);
+		}
+	}
+	return 0;
+}
+
+/* argv lies in the new program's memory, written moments ago by execve itself. */
+static __always_inline __u16 append_args(struct scratch *scratch, struct task_struct *task)
+{
+	unsigned long start = BPF_CORE_READ(task, mm, arg_start);
+	unsigned long length = BPF_CORE_READ(task, mm, arg_end) - start;
+	__u32 end = scratch->end;
+
+	if (length > ARGS_BYTES) {
+		length = ARGS_BYTES;
+		scratch->header.flags |= FLAG_TRUNCATED;
+	}
+	if (end > RECORD_BYTES - ARGS_BYTES)
+		return 0;
+	if (bpf_probe_read_user(scratch->bytes + end, length, (void *)start)) {
+		scratch->header.flags |= FLAG_ARGS_UNREADABLE;
+		count(EVENT_EXEC, COUNT_ARGS_UNREADABLE);
+		return 0;
+	}
+	scratch->end = end + length;
+	return length;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
+{
+	struct scratch *scratch = scratch_take(EVENT_EXEC);
+	struct exec_event *event;
+	struct file *file;
+
+	if (!scratch)
+		return 0;
+	event = &scratch->exec;
+	fill_header(scratch, task, EVENT_EXEC, sizeof(struct exec_event));
+	fill_ancestors(&event->origin, task);
+	event->origin.repeats = 0;
+	event->stdio_family = stdio_family(task, &event->origin.header.flags);
+	file = BPF_CORE_READ(bprm, file);
+	if (BPF_CORE_READ(file, f_inode, i_nlink) == 0)
+		event->origin.header.flags |= FLAG_FILELESS;
+	event->origin.image_length = append_file(scratch, file);
+	event->parent_image_length = append_file(scratch, BPF_CORE_READ(task, real_parent, mm, exe_file));
+	event->cwd_length = append_path(scratch, BPF_CORE_READ(task, fs, pwd.dentry), BPF_CORE_READ(task, fs, pwd.mnt));
+	event->args_length = append_args(scratch, task);
+	send(scratch, true);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(on_exit, struct task_struct *task)
+{
+	struct scratch *scratch;
+
+	if (BPF_CORE_READ(task, signal, live.counter))
+		return 0; /* other threads live on */
+	scratch = scratch_take(EVENT_EXIT);
+	if (!scratch)
+		return 0;
+	fill_header(scratch, task, EVENT_EXIT, sizeof(struct header));
+	send(scratch, false);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* What the kernel side sends and user space reads (sensor/wire.py mirrors it; a test compares both with BTF).
+ * Little or big endian as the machine; every struct is a multiple of eight bytes and has no hidden padding. */
+#ifndef HOSTBRAKE_WIRE_H
+#define HOSTBRAKE_WIRE_H
+
+#include <linux/types.h>
+
+#define ANCESTORS 8
+#define PATH_BYTES 4096 /* PATH_MAX: what is kept of each path */
+#define ARGS_BYTES 4096 /* what is kept of argv */
+
+enum event_kind {
+	EVENT_EXEC = 1,
+	EVENT_EXIT,
+	EVENT_CONNECT,
+	EVENT_DEVICE,
+	EVENT_CGROUP_MADE,
+	EVENT_CGROUP_REMOVED,
+	EVENT_CGROUP_MOVED,
+	EVENT_KINDS,
+};
+
+enum event_flags {
+	FLAG_TRUNCATED = 1, /* a path or the arguments were longer than what is kept */
+	FLAG_FILELESS = 2,
+	FLAG_STDIO_SOCKET = 4,
+	FLAG_DENIED = 8,
+	FLAG_ARGS_UNREADABLE = 16,
+};
+
+/* Counted per CPU and per event kind: slot = kind * COUNTERS + counter. */
+enum counter {
+	COUNT_SENT,	     /* records that reached the ring */
+	COUNT_LOST_RING,     /* the ring was full */
+	COUNT_LOST_SCRATCH,  /* no scratch buffer was free */
+	COUNT_COLLAPSED,     /* repeats folded into an earlier record */
+	COUNT_ARGS_UNREADABLE, /* argv was not resident; the record has none */
+	COUNTERS,
+};
+
+struct header {
+	__u64 time;	/* CLOCK_BOOTTIME, ns */
+	__u64 start;	/* start_boottime of the thread group leader, ns */
+	__u64 cgroup_id;
+	__u32 tgid;
+	__u32 uid;
+	__u16 kind;
+	__u16 flags;
+	__u32 size;	/* of the whole record */
+};
+
+/* An event of which rules judge. Paths follow the fixed part in the order of their lengths, each as its
+ * components from the leaf to the root, every one ended by NUL: "true\0bin\0usr\0". */
+struct origin {
+	struct header header;
+	__u64 ancestor_start[ANCESTORS];
+	__u32 ancestor_tgid[ANCESTORS]; /* the parent first; 0 ends the list */
+	__u32 repeats;
+	__u16 image_length;
+	__u16 reserved;
+};
+
+struct exec_event {
+	struct origin origin;
+	__u16 parent_image_length;
+	__u16 cwd_length;
+	__u16 args_length;  /* argv as the process sees it, each argument ended by NUL */
+	__u16 stdio_family; /* AF_* of the first of the three standard streams that is a socket */
+};
+
+struct connect_event {
+	struct origin origin;
+	__u8 destination[16]; /* IPv4 in the first four bytes */
+	__u8 source[16];
+	__u32 protocol;
+	__u16 destination_port;
+	__u16 source_port; /* 0: not bound yet */
+	__u16 family;
+	__u16 reserved[3];
+};
+
+struct device_event {
+	struct origin origin;
+	__u32 major;
+	__u32 minor;
+	__u32 access; /* 1 read, 2 write */
+	__u32 reserved;
+};
+
+/* The path follows, as the kernel prints it. */
+struct cgroup_event {
+	struct header header;
+	__u64 subject; /* the cgroup made, removed or moved into */
+	__u64 moved_start;
+	__u32 moved_tgid;
+	__u32 path_length;
+};
+
+#endif

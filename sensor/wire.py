@@ -1,0 +1,38 @@
+"""The kernel side's records: the mirror of bpf/wire.h. A test compares both with the object's BTF."""
+
+from __future__ import annotations
+
+import struct
+
+ANCESTORS = 8
+
+EXEC, EXIT, CONNECT, DEVICE, CGROUP_MADE, CGROUP_REMOVED, CGROUP_MOVED = range(1, 8)
+KINDS = {
+    EXEC: "exec",
+    EXIT: "exit",
+    CONNECT: "connect",
+    DEVICE: "device",
+    CGROUP_MADE: "cgroup_made",
+    CGROUP_REMOVED: "cgroup_removed",
+    CGROUP_MOVED: "cgroup_moved",
+}
+
+TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE = 1, 2, 4, 8, 16
+
+COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable")
+"""enum counter, in order; the slot in the counters map is kind * len(COUNTERS) + counter."""
+
+_HEADER = "QQQIIHHI"
+_ORIGIN = f"{_HEADER}{ANCESTORS}Q{ANCESTORS}IIHH"
+
+HEADER = struct.Struct(f"={_HEADER}")
+"""time, start, cgroup_id, tgid, uid, kind, flags, size"""
+EXEC_EVENT = struct.Struct(f"={_ORIGIN}HHHH")
+"""header, ancestor starts, ancestor tgids, repeats, image length, reserved,
+parent image length, cwd length, args length, stdio family"""
+CONNECT_EVENT = struct.Struct(f"={_ORIGIN}16s16sIHHHHHH")
+"""…, destination, source, protocol, destination port, source port, family, reserved"""
+DEVICE_EVENT = struct.Struct(f"={_ORIGIN}IIII")
+"""…, major, minor, access, reserved"""
+CGROUP_EVENT = struct.Struct(f"={_HEADER}QQII")
+"""header, subject, moved start, moved tgid, path length"""
