@@ -69,6 +69,14 @@ class ProcessCreation(Event):
     truncated: bool | None = None
     """Arguments or a path were longer than what the sensor keeps (4 KiB)."""
 
+    @property
+    def argv(self) -> str | None:
+        """Every argument ended by NUL, as /proc/PID/cmdline has them (proc(5)).
+
+        Unlike CommandLine it tells `-o "A B"` from `-o A B`, so a pattern can follow an option parser.
+        """
+        return None if self.args is None else "".join([f"{arg}\0" for arg in self.args])
+
 
 class NetworkConnection(Event):
     """A connect(2), or the first datagram to a destination; repeats are collapsed."""
@@ -109,17 +117,25 @@ CLASSES: dict[str, type[AnyEvent]] = {
 """Event class by Sigma category."""
 
 _UNRECORDED = {"time", "boottime"}
+_DERIVED = {"process_creation": {"Argv": "argv"}}
 
 
 def fields_of(category: str) -> dict[str, str]:
-    """Sigma field name -> attribute name, for the fields that events of `category` have."""
-    fields = msgspec.structs.fields(CLASSES[category])
+    """Sigma field name -> attribute name, for the fields that events of `category` have.
+
+    Among them those that records leave out because another field gives them: Argv.
+    """
+    return _recorded_fields(CLASSES[category]) | _DERIVED.get(category, {})
+
+
+def _recorded_fields(cls: type[AnyEvent]) -> dict[str, str]:
+    fields = msgspec.structs.fields(cls)
     return {field.encode_name: field.name for field in fields if field.name not in _UNRECORDED}
 
 
 _RECORDED = {
-    cls: tuple((attribute, name) for name, attribute in fields_of(category).items())
-    for category, cls in CLASSES.items()
+    cls: tuple((attribute, name) for name, attribute in _recorded_fields(cls).items())
+    for cls in CLASSES.values()
 }
 
 
