@@ -1,0 +1,185 @@
+"""`hostbrake run`: everything put together, and the loop that keeps it going."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from sensor import __version__
+from sensor.config import Config
+from sensor.context import Context
+from sensor.context.agents import Agents
+from sensor.context.devices import gpu_majors
+from sensor.control import ControlServer
+from sensor.kernel.core import CoreBackend
+from sensor.losses import Losses, kernel_losses, loss_alert
+from sensor.match.load import RuleSet
+from sensor.match.matcher import Matcher
+from sensor.node import cgroup2_mount, host
+from sensor.pipeline import Pipeline
+from sensor.record.sink import Sink
+from sensor.respond.executor import Executor
+from sensor.supervisor import Supervisor
+
+log = structlog.get_logger()
+
+IDLE_S = 0.25
+"""How long housekeeping events may wait in the ring."""
+BUSY_S = 0.005
+"""How soon to look again at a response or a client that is under way."""
+TICK_S = 1.0
+
+
+class Daemon:
+    """One sensor, from construction (everything attached) to the end of `run`."""
+
+    def __init__(self, config: Config, rules: RuleSet, agents: Agents) -> None:
+        mount = cgroup2_mount()
+        root = Path(config.cgroup_root) if config.cgroup_root else mount
+        self._config = config
+        self._rules = rules
+        self._ready = False
+        self._stop = False
+        self._since = time.time_ns()
+        self._supervisor = Supervisor()
+        self._cleanup = contextlib.ExitStack()
+        with contextlib.ExitStack() as undo:
+            self._alerts = Sink(config.alerts)
+            undo.callback(self._alerts.close)
+            self._events = Sink(config.events) if config.events else None
+            self._control = ControlServer(Path(config.control_socket), {"status": self.status})
+            undo.callback(self._control.close)
+            self._backend = CoreBackend(root, gpu_majors(config.gpu_majors))
+            undo.callback(self._backend.close)
+            self._context = Context(cgroup_root=mount, agents=agents, gpu_majors=config.gpu_majors)
+            undo.callback(self._context.close)
+            self._cleanup = undo.pop_all()
+        self._pipeline = Pipeline(
+            context=self._context,
+            matcher=Matcher(rules),
+            executor=Executor(config, mount),
+            alerts=self._alerts,
+            events=self._events,
+            scope="/" + str(root.resolve().relative_to(mount.resolve())).removeprefix("."),
+        )
+        self._losses = Losses(
+            {
+                "kernel": lambda: kernel_losses(self._backend.counters()),
+                "skipped": self._backend.missed_runs,
+                "undecodable": lambda: self._pipeline.undecodable,
+                "context": self._context.losses,
+                "alerts": lambda: self._alerts.losses,
+                "events": lambda: self._events.losses if self._events else {},
+            }
+        )
+
+    def run(self) -> None:
+        """Watch until SIGTERM or SIGINT."""
+        with self._cleanup, self._signals() as wakeup, contextlib.closing(select.epoll()) as epoll:
+            self._context.seed()
+            self._drain()
+            handlers = self._register(epoll, wakeup)
+            self._announce()
+            due = time.monotonic() + TICK_S
+            while not self._stop:
+                busy = self._pipeline.poll() | self._control.serve()
+                for descriptor, _ in epoll.poll(BUSY_S if busy else IDLE_S):
+                    handlers[descriptor]()
+                self._drain()
+                self._supervisor.alive()
+                if time.monotonic() >= due:
+                    due = time.monotonic() + TICK_S
+                    self._tick()
+            self._supervisor.stopping()
+            self._tick()
+            log.info("stopped", alerts=dict(self._pipeline.outcomes))
+
+    def _register(self, epoll: select.epoll, wakeup: socket.socket) -> dict[int, Callable[[], None]]:
+        handlers: dict[int, Callable[[], None]] = {
+            self._backend.fileno(): self._drain,
+            self._control.fileno(): self._control.accept,
+            wakeup.fileno(): lambda: None,
+        }
+        for descriptor in self._context.filenos():
+            handlers[descriptor] = self._context.refresh
+        for descriptor in handlers:
+            epoll.register(descriptor, select.EPOLLIN)
+        return handlers
+
+    def _announce(self) -> None:
+        # What lives now lives on: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        self._ready = True
+        log.info(
+            "ready",
+            mode=self._config.mode,
+            rules=len(self._rules.rules),
+            agents=len(self._context.agents),
+            cgroup_root=str(self._config.cgroup_root or cgroup2_mount()),
+        )
+        self._supervisor.ready()
+
+    def _drain(self) -> None:
+        while records := self._backend.read():
+            for record in records:
+                self._pipeline.feed(record)
+            self._pipeline.poll()
+            self._supervisor.alive()
+
+    def _tick(self) -> None:
+        lost = self._losses.look()
+        if lost:
+            log.error("events were lost", **lost)
+            self._alerts.write(loss_alert(lost, self._config.mode, host()))
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[socket.socket]:
+        """SIGTERM and SIGINT end the loop; the socket wakes it from its sleep (signal.set_wakeup_fd)."""
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        previous_fd = signal.set_wakeup_fd(writer.fileno())
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield reader
+        finally:
+            signal.set_wakeup_fd(previous_fd)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            reader.close()
+            writer.close()
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._stop = True
+
+    def status(self) -> dict[str, Any]:
+        """What `hostbrake status --json` prints."""
+        lost = self._losses.look()
+        if lost:
+            self._alerts.write(loss_alert(lost, self._config.mode, host()))
+        return {
+            "ready": self._ready,
+            "version": __version__,
+            "pid": os.getpid(),
+            "since": self._since,
+            "mode": self._config.mode,
+            "backend": "core",
+            "pinned": False,
+            "rules": self._rules.summary(),
+            "agents": len(self._context.agents),
+            "events": dict(self._pipeline.seen),
+            "alerts": dict(self._pipeline.outcomes),
+            "lost": self._losses.total,
+            "kernel": self._backend.counters(),
+            "control_refused": self._control.refused,
+        }

@@ -1,0 +1,165 @@
+"""The few libbpf calls that the sensor needs, through ctypes (libbpf 1.0 and later, bpf/libbpf.h and bpf/bpf.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+class BpfError(Exception):
+    """libbpf or the kernel refused; the message is one sentence, `log` what libbpf said of it."""
+
+    def __init__(self, what: str, code: int, log: list[str]) -> None:
+        reason = os.strerror(code) if code else "unknown error"
+        super().__init__(f"{what}: {reason}")
+        self.code = code
+        self.log = log
+
+
+_PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+RING_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+
+_POINTER = ctypes.c_void_p
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "libbpf_set_print": (_POINTER, [_POINTER]),
+    "libbpf_num_possible_cpus": (ctypes.c_int, []),
+    "bpf_object__open_mem": (_POINTER, [ctypes.c_char_p, ctypes.c_size_t, _POINTER]),
+    "bpf_object__load": (ctypes.c_int, [_POINTER]),
+    "bpf_object__close": (None, [_POINTER]),
+    "bpf_object__find_map_by_name": (_POINTER, [_POINTER, ctypes.c_char_p]),
+    "bpf_object__next_program": (_POINTER, [_POINTER, _POINTER]),
+    "bpf_map__fd": (ctypes.c_int, [_POINTER]),
+    "bpf_map__set_max_entries": (ctypes.c_int, [_POINTER, ctypes.c_uint32]),
+    "bpf_map_update_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64]),
+    "bpf_map_lookup_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER]),
+    "bpf_program__name": (ctypes.c_char_p, [_POINTER]),
+    "bpf_program__section_name": (ctypes.c_char_p, [_POINTER]),
+    "bpf_program__fd": (ctypes.c_int, [_POINTER]),
+    "bpf_program__attach": (_POINTER, [_POINTER]),
+    "bpf_program__attach_cgroup": (_POINTER, [_POINTER, ctypes.c_int]),
+    "bpf_link__destroy": (ctypes.c_int, [_POINTER]),
+    "ring_buffer__new": (_POINTER, [ctypes.c_int, RING_CALLBACK, _POINTER, _POINTER]),
+    "ring_buffer__consume": (ctypes.c_int, [_POINTER]),
+    "ring_buffer__free": (None, [_POINTER]),
+}
+
+
+class Libbpf:
+    """The loaded library; every failing call raises BpfError with what libbpf printed."""
+
+    SONAME = "libbpf.so.1"
+
+    def __init__(self) -> None:
+        try:
+            self._library = ctypes.CDLL(self.SONAME, use_errno=True)
+        except OSError as error:
+            raise BpfError(f"{self.SONAME} cannot be loaded; install libbpf1", 0, [str(error)]) from None
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = result, arguments
+        self._library.libbpf_set_print(None)  # its text goes to stderr otherwise; failures carry errno
+
+    def call(self, name: str, *arguments: object, what: str) -> Any:
+        """Call `name`; a NULL or negative result raises BpfError(what)."""
+        ctypes.set_errno(0)
+        result = getattr(self._library, name)(*arguments)
+        if result is None or result < 0:
+            raise BpfError(what, ctypes.get_errno() or (-result if result else 0), [])
+        return result
+
+    def void(self, name: str, *arguments: object) -> None:
+        getattr(self._library, name)(*arguments)
+
+    def next_program(self, obj: int, program: int | None) -> int | None:
+        result: int | None = self._library.bpf_object__next_program(obj, program)
+        return result
+
+    def text(self, name: str, pointer: int) -> str:
+        raw: bytes = getattr(self._library, name)(pointer)
+        return raw.decode()
+
+    @property
+    def possible_cpus(self) -> int:
+        return int(self.call("libbpf_num_possible_cpus", what="counting CPUs"))
+
+
+class BpfObject:
+    """One object file's programs and maps, from open to close."""
+
+    def __init__(self, library: Libbpf, image: bytes) -> None:
+        self._library = library
+        self._image = image  # libbpf reads it until load
+        self._links: list[int] = []
+        self._object: int | None = library.call(
+            "bpf_object__open_mem", image, len(image), None, what="the BPF object cannot be read"
+        )
+
+    def resize(self, name: str, entries: int) -> None:
+        """Set a map's max_entries; only before `load`."""
+        self._library.call("bpf_map__set_max_entries", self._map(name), entries, what=f"map {name}")
+
+    def load(self) -> None:
+        self._library.call("bpf_object__load", self._object, what="the kernel refused the BPF programs")
+
+    def programs(self) -> dict[str, int]:
+        """libbpf's handle of each program by name."""
+        found: dict[str, int] = {}
+        program = self._library.next_program(self._object or 0, None)
+        while program:
+            found[self._library.text("bpf_program__name", program)] = program
+            program = self._library.next_program(self._object or 0, program)
+        return found
+
+    def attach(self, program: int, cgroup_fd: int) -> None:
+        """Attach where the program's section says; a cgroup program to the cgroup behind `cgroup_fd`."""
+        name = self._library.text("bpf_program__name", program)
+        what = f"BPF program {name} cannot be attached"
+        if self._library.text("bpf_program__section_name", program).startswith("cgroup/"):
+            link = self._library.call("bpf_program__attach_cgroup", program, cgroup_fd, what=what)
+        else:
+            link = self._library.call("bpf_program__attach", program, what=what)
+        self._links.append(link)
+
+    def program_fd(self, program: int) -> int:
+        return int(self._library.call("bpf_program__fd", program, what="program descriptor"))
+
+    def map_fd(self, name: str) -> int:
+        return int(self._library.call("bpf_map__fd", self._map(name), what=f"map {name}"))
+
+    def update(self, name: str, key: bytes, value: bytes) -> None:
+        self._library.call("bpf_map_update_elem", self.map_fd(name), key, value, 0, what=f"map {name}")
+
+    def per_cpu_sum(self, map_fd: int, slot: int, values: ctypes.Array[ctypes.c_uint64]) -> int:
+        """The sum over all CPUs of slot `slot` of a per-CPU array of u64; `values` has a place for each CPU."""
+        key = ctypes.c_uint32(slot)
+        self._library.call(
+            "bpf_map_lookup_elem", map_fd, ctypes.byref(key), ctypes.byref(values), what=f"counter {slot}"
+        )
+        return sum(values)
+
+    def close(self) -> None:
+        for link in self._links:
+            self._library.void("bpf_link__destroy", link)
+        self._links.clear()
+        if self._object is not None:
+            self._library.void("bpf_object__close", self._object)
+            self._object = None
+
+    def _map(self, name: str) -> int:
+        handle: int = self._library.call(
+            "bpf_object__find_map_by_name", self._object, name.encode(), what=f"map {name}"
+        )
+        return handle
+
+
+def read_object(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BpfError(f"{path} is missing; run: make build", 2, []) from None
+
+
+RingCallback = Callable[[int, int, int], int]

@@ -1,0 +1,95 @@
+"""One way through: record -> decode -> context -> match -> respond -> record. No I/O of its own, no clock."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import structlog
+
+from sensor.context import Context
+from sensor.decode import DecodeError, decode
+from sensor.events import AnyEvent, to_record
+from sensor.match.matcher import Matcher
+from sensor.record.alerts import to_alert
+from sensor.record.sink import Sink
+from sensor.respond.executor import Executor, Pending
+from sensor.verdict import Outcome, Verdict
+
+log = structlog.get_logger()
+
+
+class Pipeline:
+    """Judges what it is fed and writes what comes of it. Nothing that an event holds makes it raise."""
+
+    def __init__(
+        self,
+        *,
+        matcher: Matcher,
+        executor: Executor,
+        alerts: Sink,
+        events: Sink | None = None,
+        context: Context | None = None,
+        scope: str = "/",
+    ) -> None:
+        """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are left alone."""
+        self._matcher = matcher
+        self._executor = executor
+        self._alerts = alerts
+        self._events = events
+        self._context = context
+        self._scope = scope
+        self._inside = scope.rstrip("/") + "/"
+        self._pending: list[tuple[Verdict, Pending]] = []
+        self.seen: Counter[str] = Counter()
+        """Events judged, by category."""
+        self.undecodable: Counter[str] = Counter()
+        """Ring records that were no event, by DecodeError.kind."""
+        self.outcomes: Counter[str] = Counter()
+        """Alerts written, by response outcome."""
+
+    def feed(self, data: bytes) -> None:
+        """One ring record."""
+        assert self._context is not None
+        try:
+            raw = decode(data)
+        except DecodeError as error:
+            self.undecodable[error.kind] += 1
+            if self.undecodable[error.kind] == 1:
+                log.error("ring record cannot be decoded", kind=error.kind, error=str(error))
+            return
+        event = self._context.enrich(raw)
+        if event is not None:
+            self.judge(event)
+
+    def judge(self, event: AnyEvent) -> None:
+        """Match one event and respond."""
+        path = event.cgroup_path
+        if path is not None and path != self._scope and not path.startswith(self._inside):
+            return
+        self.seen[event.CATEGORY] += 1
+        if self._events is not None:
+            self._events.write(to_record(event))
+        for verdict in self._matcher.match(event):
+            outcome = self._executor.begin(verdict)
+            if isinstance(outcome, Pending):
+                self._pending.append((verdict, outcome))
+            else:
+                self._finish(verdict, outcome)
+
+    def poll(self) -> bool:
+        """Write the alerts of responses that have come to an end; True while some have not."""
+        waiting = []
+        for verdict, pending in self._pending:
+            outcome = pending.poll()
+            if outcome is None:
+                waiting.append((verdict, pending))
+            else:
+                self._finish(verdict, outcome)
+        self._pending = waiting
+        return bool(waiting)
+
+    def _finish(self, verdict: Verdict, outcome: Outcome) -> None:
+        self.outcomes[outcome.outcome] += 1
+        self._alerts.write(to_alert(verdict, outcome))
+        if outcome.outcome == "failed":
+            log.error("response failed", rule=verdict.rule.title, cgroup=outcome.cgroup, reason=outcome.reason)

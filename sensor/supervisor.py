@@ -1,0 +1,43 @@
+"""What the service manager hears of us (sd_notify(3)): ready, alive, stopping."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+
+class Supervisor:
+    """Speaks to $NOTIFY_SOCKET where there is one, and keeps the watchdog fed at half its period."""
+
+    def __init__(self) -> None:
+        self._address = os.environ.get("NOTIFY_SOCKET", "")
+        if self._address.startswith("@"):  # abstract socket (unix(7))
+            self._address = "\0" + self._address[1:]
+        watchdog_us = os.environ.get("WATCHDOG_USEC", "")
+        self._period = int(watchdog_us) / 2e6 if watchdog_us.isdigit() else 0.0
+        self._fed = 0.0
+        self.failures = 0
+        """Messages that could not be sent."""
+
+    def ready(self) -> None:
+        self._send("READY=1\nSTATUS=watching")
+
+    def stopping(self) -> None:
+        self._send("STOPPING=1")
+
+    def alive(self) -> None:
+        """Call often; sends only when it is time."""
+        now = time.monotonic()
+        if self._period and now - self._fed >= self._period:
+            self._fed = now
+            self._send("WATCHDOG=1")
+
+    def _send(self, text: str) -> None:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            try:
+                sender.sendto(text.encode(), self._address)
+            except OSError:
+                self.failures += 1

@@ -1,0 +1,91 @@
+"""The Python mirror of bpf/wire.h against what the compiler made of it: the object's BTF."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sensor import wire
+from sensor.kernel.core import OBJECT, RING_BYTES, SCRATCH_PER_CPU
+
+BPF = Path(__file__).parents[2] / "bpf"
+
+
+@pytest.fixture(scope="module")
+def types() -> dict[int, dict[str, Any]]:
+    command = ["bpftool", "-j", "btf", "dump", "file", str(OBJECT), "format", "raw"]
+    dump = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    return {entry["id"]: entry for entry in dump["types"]}
+
+
+def scalars(types: dict[int, dict[str, Any]], type_id: int, offset: int = 0) -> list[tuple[int, int]]:
+    """(offset, size) in bytes of each scalar in a type; an array of bytes counts as one, as `16s` does."""
+    entry = types[type_id]
+    if entry["kind"] in ("TYPEDEF", "CONST", "VOLATILE"):
+        return scalars(types, entry["type_id"], offset)
+    if entry["kind"] == "INT":
+        return [(offset, entry["size"])]
+    if entry["kind"] == "ARRAY":
+        ((_, size),) = scalars(types, entry["type_id"])
+        if size == 1:
+            return [(offset, entry["nr_elems"])]
+        return [(offset + size * index, size) for index in range(entry["nr_elems"])]
+    assert entry["kind"] == "STRUCT", entry
+    found = []
+    for member in entry["members"]:
+        found += scalars(types, member["type_id"], offset + member["bits_offset"] // 8)
+    return found
+
+
+def layout(format_: str) -> list[tuple[int, int]]:
+    found = []
+    done = "="
+    for count, code in re.findall(r"(\d*)([A-Za-z])", format_):
+        for field in [count + code] if code == "s" else [code] * int(count or 1):
+            found.append((struct.calcsize(done), struct.calcsize("=" + field)))
+            done += field
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "mirror"),
+    [
+        ("header", wire.HEADER),
+        ("exec_event", wire.EXEC_EVENT),
+        ("connect_event", wire.CONNECT_EVENT),
+        ("device_event", wire.DEVICE_EVENT),
+        ("cgroup_event", wire.CGROUP_EVENT),
+    ],
+)
+def test_structs_lie_as_the_compiler_laid_them(
+    types: dict[int, dict[str, Any]], name: str, mirror: struct.Struct
+) -> None:
+    (entry,) = [e for e in types.values() if e["kind"] == "STRUCT" and e["name"] == name]
+    assert layout(mirror.format) == scalars(types, entry["id"])
+    assert mirror.size == entry["size"], "no padding at the end"
+
+
+def enumerators(prefix: str) -> list[str]:
+    text = re.sub(r"/\*.*?\*/", "", (BPF / "wire.h").read_text(), flags=re.DOTALL)
+    return re.findall(rf"\b({prefix}\w+)\b(?=\s*(?:=\s*\d+)?\s*[,}}])", text)
+
+
+def test_kinds_flags_and_counters_have_the_same_order() -> None:
+    assert [name.removeprefix("EVENT_").lower() for name in enumerators("EVENT_")[:-1]] == list(wire.KINDS.values())
+    assert list(wire.KINDS) == list(range(1, len(wire.KINDS) + 1))
+    assert [name.removeprefix("COUNT_").lower() for name in enumerators("COUNT_")] == list(wire.COUNTERS)
+    flags = dict(re.findall(r"FLAG_(\w+) = (\d+)", (BPF / "wire.h").read_text()))
+    assert flags and {name: getattr(wire, name) for name in flags} == {n: int(v) for n, v in flags.items()}
+
+
+def test_constants_that_user_space_repeats() -> None:
+    common = (BPF / "common.bpf.h").read_text()
+    assert f"#define SCRATCH_PER_CPU {SCRATCH_PER_CPU}\n" in common
+    assert RING_BYTES == 4 * 1024 * 1024 and "max_entries, 4 * 1024 * 1024" in common
+    assert f"#define ANCESTORS {wire.ANCESTORS}\n" in (BPF / "wire.h").read_text()
