@@ -58,9 +58,7 @@ def node_items(root: Path = Path("/"), cgroup_root: Path | None = None) -> list[
         lockdown(root / "sys/kernel/security/lockdown"),
         cgroup,
         bpf_syscall(),
-        cgroup_bpf(Path(cgroup.says))
-        if cgroup.ready
-        else _missing("cgroup-bpf", "needs cgroup v2, see above"),
+        cgroup_bpf(Path(cgroup.says)) if cgroup.ready else _missing("cgroup-bpf", "needs cgroup v2, see above"),
         library(LIBBPF),
         bpf_object(OBJECT),
     ]
@@ -138,9 +136,7 @@ def lockdown(path: Path) -> Item:
     match = re.search(r"\[(\w+)\]", text)
     mode = match[1] if match else text
     if mode == "confidentiality":
-        return _missing(
-            "lockdown", "lockdown=confidentiality keeps BPF from reading; boot with lockdown=integrity"
-        )
+        return _missing("lockdown", "lockdown=confidentiality keeps BPF from reading; boot with lockdown=integrity")
     return _found("lockdown", mode)
 
 
@@ -148,19 +144,14 @@ def cgroup2(mountinfo: Path, cgroup_root: Path | None = None) -> Item:
     """Where it is ready, `says` is the directory alone."""
     try:
         path = cgroup_root or cgroup2_mount(str(mountinfo))
-        read_only = os.statvfs(path).f_flag & os.ST_RDONLY
     except NodeError as error:
         return _missing("cgroup v2", str(error))
     except OSError as error:
-        return _missing(
-            "cgroup v2", f"{error.filename} cannot be read ({error.strerror}); mount it, or name another"
-        )
+        return _missing("cgroup v2", f"{mountinfo} cannot be read ({error.strerror}); mount proc")
     if not (path / "cgroup.controllers").exists():  # no file of cgroup v1
         return _missing("cgroup v2", f"{path} is no cgroup v2 directory; name one with --cgroup-root")
-    if read_only:
-        return _missing(
-            "cgroup v2", f"{path} is read-only, so nothing could be killed; mount -o remount,rw {path}"
-        )
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return _missing("cgroup v2", f"{path} is read-only, so nothing could be killed; mount -o remount,rw {path}")
     return _found("cgroup v2", str(path))
 
 
