@@ -182,7 +182,8 @@ static __noinline __u16 append_path(struct scratch *scratch, struct dentry *dent
 		}
 		if (end - begin > PATH_BYTES || end > RECORD_BYTES - NAME_BYTES)
 			break;
-		length = bpf_probe_read_kernel_str(scratch->bytes + end, NAME_BYTES, BPF_CORE_READ(dentry, d_name.name));
+		length =
+			bpf_probe_read_kernel_str(scratch->bytes + end, NAME_BYTES, BPF_CORE_READ(dentry, d_name.name));
 		if (length > 0)
 			scratch->end = end + length;
 		if (dentry == parent) /* a pseudo file: its name is all there is */

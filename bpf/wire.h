@@ -31,23 +31,23 @@ enum event_flags {
 
 /* Counted per CPU and per event kind: slot = kind * COUNTERS + counter. */
 enum counter {
-	COUNT_SENT,	     /* records that reached the ring */
-	COUNT_LOST_RING,     /* the ring was full */
-	COUNT_LOST_SCRATCH,  /* no scratch buffer was free */
-	COUNT_COLLAPSED,     /* repeats folded into an earlier record */
+	COUNT_SENT,            /* records that reached the ring */
+	COUNT_LOST_RING,       /* the ring was full */
+	COUNT_LOST_SCRATCH,    /* no scratch buffer was free */
+	COUNT_COLLAPSED,       /* repeats folded into an earlier record */
 	COUNT_ARGS_UNREADABLE, /* argv was not resident; the record has none */
 	COUNTERS,
 };
 
 struct header {
-	__u64 time;	/* CLOCK_BOOTTIME, ns */
-	__u64 start;	/* start_boottime of the thread group leader, ns */
+	__u64 time;  /* CLOCK_BOOTTIME, ns */
+	__u64 start; /* start_boottime of the thread group leader, ns */
 	__u64 cgroup_id;
 	__u32 tgid;
 	__u32 uid;
 	__u16 kind;
 	__u16 flags;
-	__u32 size;	/* of the whole record */
+	__u32 size; /* of the whole record */
 };
 
 /* An event of which rules judge. Paths follow the fixed part in the order of their lengths, each as its

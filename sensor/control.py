@@ -66,17 +66,10 @@ class ControlServer:
     def serve(self) -> bool:
         """Answer whoever has sent a whole line; True while somebody has not."""
         for client, (deadline, request) in list(self._clients.items()):
-            try:
-                chunk = client.recv(REQUEST_BYTES)
-            except BlockingIOError:
-                chunk = None
-            except OSError:
-                chunk = b""
-            if chunk:
-                request += chunk
+            over = not _receive(client, request)
             if b"\n" in request:
                 self._answer(client, bytes(request.partition(b"\n")[0]))
-            elif chunk == b"" or len(request) > REQUEST_BYTES or time.monotonic() > deadline:
+            elif over or len(request) > REQUEST_BYTES or time.monotonic() > deadline:
                 self.refused += 1
             else:
                 continue
@@ -104,6 +97,18 @@ class ControlServer:
             client.close()
         self._listener.close()
         self._path.unlink(missing_ok=True)
+
+
+def _receive(client: socket.socket, request: bytearray) -> bool:
+    """Append what has come; False once nothing more can."""
+    try:
+        chunk = client.recv(REQUEST_BYTES)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    request.extend(chunk)
+    return bool(chunk)
 
 
 def _remove_stale(path: Path) -> None:
