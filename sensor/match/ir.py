@@ -1,0 +1,141 @@
+"""Rules as plain data: what pySigma's objects are translated to, what the cache keeps, what the matcher compiles.
+
+A condition is a tree of `All`, `AnyOf` and `Not` over predicates on one attribute of an event. Text predicates
+also stand for equal numbers and booleans: a value's text form (`sensor.match.text.text_forms`) is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from sensor.verdict import RuleInfo
+
+SCHEMA = 1
+"""Raise it whenever a change here, in translation or in folding gives an old cache another meaning."""
+
+ONE = 0
+"""The wildcard ?: exactly one character."""
+MANY = 1
+"""The wildcard *: any number of characters, none and newlines included."""
+
+Status = Literal["full", "degraded", "never"]
+Comparison = Literal["lt", "lte", "gt", "gte"]
+
+
+class _Node(msgspec.Struct, frozen=True, tag=True):
+    pass
+
+
+class All(_Node, frozen=True):
+    """Every one of `nodes`; true where there are none."""
+
+    nodes: tuple[Node, ...]
+
+
+class AnyOf(_Node, frozen=True):
+    """At least one of `nodes`; false where there are none."""
+
+    nodes: tuple[Node, ...]
+
+
+class Not(_Node, frozen=True):
+    node: Node
+
+
+class Constant(_Node, frozen=True):
+    value: bool
+
+
+class Missing(_Node, frozen=True):
+    """A predicate that this sensor cannot decide; it counts as `value`, and `reason` says why."""
+
+    reason: str
+    value: bool = False
+
+
+class Text(_Node, frozen=True):
+    """The attribute's text equals `parts`: literals, `ONE` and `MANY`; case-insensitive unless `cased`."""
+
+    attribute: str
+    parts: tuple[str | int, ...]
+    cased: bool = False
+
+
+class Regex(_Node, frozen=True):
+    """A regular expression is found in the attribute's text; `flags` are letters of "ims"."""
+
+    attribute: str
+    pattern: str
+    flags: str = ""
+    from_start: bool = False
+    to_end: bool = False
+
+
+class Cidr(_Node, frozen=True):
+    """The attribute is an IP address in `network`."""
+
+    attribute: str
+    network: str
+
+
+class Compare(_Node, frozen=True):
+    """The attribute is a number, or the text of one, that compares so with `number`."""
+
+    attribute: str
+    comparison: Comparison
+    number: int | float
+
+
+class Exists(_Node, frozen=True):
+    """The attribute is there (`exists`) or absent."""
+
+    attribute: str
+    exists: bool
+
+
+class FieldRef(_Node, frozen=True):
+    """The attribute equals, starts with, ends with or (both set) contains the text of `other`."""
+
+    attribute: str
+    other: str
+    starts_with: bool = False
+    ends_with: bool = False
+
+
+Node: TypeAlias = All | AnyOf | Not | Constant | Missing | Text | Regex | Cidr | Compare | Exists | FieldRef
+
+
+class Coverage(msgspec.Struct, frozen=True):
+    """Whether this sensor can decide a rule: fully, with gaps ("degraded"), or not at all ("never" fires)."""
+
+    status: Status
+    reasons: tuple[str, ...] = ()
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """One Sigma rule. `condition` holds no `Missing`; it is `Constant(False)` where the rule never fires."""
+
+    info: RuleInfo
+    category: str
+    """The Sigma log source category; "" where the rule names none."""
+    condition: Node
+    coverage: Coverage
+    line: int = 1
+    """Where the rule begins in its file."""
+
+
+class RuleSet(msgspec.Struct, frozen=True, kw_only=True):
+    """All rules, in the order of their paths and ids: the order of verdicts too."""
+
+    rules: tuple[Rule, ...]
+    cache: str = "off"
+    """What became of the cache: "off", "used", "written" or "not written: REASON"."""
+
+    def __iter__(self) -> Iterator[Rule]:
+        return iter(self.rules)
+
+    def __len__(self) -> int:
+        return len(self.rules)

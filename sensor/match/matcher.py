@@ -1,0 +1,121 @@
+"""Which rules match an event: candidates from the index, then each candidate's condition.
+
+Every rule that can be is filed under its anchors (`sensor.match.anchors`). An event's fields are looked up once
+each, in a table of whole values and an Aho-Corasick automaton of parts, so the cost of an event that matches
+nothing grows with its length and not with the number of rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import ahocorasick
+
+from sensor.events import CLASSES, AnyEvent
+from sensor.match.anchors import Anchor, anchors
+from sensor.match.ir import Rule
+from sensor.match.predicates import Predicate, View, compile_node
+from sensor.match.text import fold, text_forms
+from sensor.verdict import RuleInfo, Verdict
+
+_REMEMBERED = 1024
+"""Values remembered per field, and their longest length: at most about 0.5 MiB per field."""
+_REMEMBERED_LENGTH = 256
+
+
+class Matcher:
+    """All rules, ready to match. `match` never raises, whatever text an event holds."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        """Rules that never fire are left out. Raises RegexError for rules that `load_rules` would refuse."""
+        by_category: dict[str, list[Rule]] = {category: [] for category in CLASSES}
+        for rule in rules:
+            if rule.coverage.status != "never":
+                by_category[rule.category].append(rule)
+        self._indexes = {CLASSES[category]: _Index(found) for category, found in by_category.items()}
+
+    def match(self, event: AnyEvent) -> list[Verdict]:
+        """The verdicts on `event`, in the order of the rules."""
+        return self._indexes[type(event)].match(event)
+
+
+class _Index:
+    """The rules of one category. A set of rules is an integer with one bit for each, in rule order."""
+
+    def __init__(self, rules: list[Rule]) -> None:
+        self._rules: list[tuple[RuleInfo, Predicate]] = []
+        self._unanchored = 0
+        fields: dict[str, _Field] = {}
+        for number, rule in enumerate(rules):
+            self._rules.append((rule.info, compile_node(rule.condition)))
+            found = anchors(rule.condition)
+            if found is None:
+                self._unanchored |= 1 << number
+                continue
+            for anchor in found:
+                fields.setdefault(anchor.attribute, _Field()).add(anchor, 1 << number)
+        for field in fields.values():
+            field.finish()
+        self._fields = [(attribute, field.remembered, field) for attribute, field in fields.items()]
+
+    def match(self, event: AnyEvent) -> list[Verdict]:
+        candidates = self._unanchored
+        for attribute, remembered, field in self._fields:
+            value = getattr(event, attribute)
+            if value is None:
+                continue
+            if type(value) is str:
+                hits = remembered.get(value)
+                candidates |= field.look_up(value) if hits is None else hits
+            else:
+                for form in text_forms(value):
+                    hits = remembered.get(form)
+                    candidates |= field.look_up(form) if hits is None else hits
+        return self._decide(event, candidates) if candidates else []
+
+    def _decide(self, event: AnyEvent, candidates: int) -> list[Verdict]:
+        view = View(event)
+        verdicts: list[Verdict] = []
+        while candidates:
+            bit = candidates & -candidates
+            candidates ^= bit
+            info, predicate = self._rules[bit.bit_length() - 1]
+            if predicate(view):
+                verdicts.append(Verdict(rule=info, event=event))
+        return verdicts
+
+
+class _Field:
+    """The anchors on one field, and the rules behind each."""
+
+    def __init__(self) -> None:
+        self.remembered: dict[str, int] = {}
+        self._whole: dict[str, int] = {}
+        self._parts: dict[str, int] = {}
+        self._automaton: Any = None
+
+    def add(self, anchor: Anchor, rule: int) -> None:
+        table = self._whole if anchor.whole else self._parts
+        table[anchor.literal] = table.get(anchor.literal, 0) | rule
+
+    def finish(self) -> None:
+        if not self._parts:
+            return
+        self._automaton = ahocorasick.Automaton()
+        for literal, rules in self._parts.items():
+            self._automaton.add_word(literal, rules)
+        self._automaton.make_automaton()
+
+    def look_up(self, text: str) -> int:
+        """The rules that have an anchor in `text`."""
+        folded = fold(text)
+        rules = self._whole.get(folded, 0)
+        if self._automaton is not None:
+            for _, found in self._automaton.iter(folded):
+                rules |= found
+        if len(text) <= _REMEMBERED_LENGTH:
+            if len(self.remembered) >= _REMEMBERED:
+                self.remembered.clear()
+            self.remembered[text] = rules
+        return rules

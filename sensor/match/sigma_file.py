@@ -1,0 +1,200 @@
+"""From the text of rule files to rules: documents, pySigma's checks, and every fault with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+from uuid import NAMESPACE_URL, uuid5
+
+import msgspec
+from sigma.correlations import SigmaCorrelationRule
+from sigma.exceptions import SigmaError
+from sigma.filters import SigmaFilter
+from sigma.rule import SigmaLevel, SigmaRule, SigmaRuleBase
+
+from sensor import yamlfile
+from sensor.events import CLASSES
+from sensor.faults import Fault
+from sensor.match import ir
+from sensor.match.coverage import assess
+from sensor.match.sigma_check import POLICY, check_document, common_errors, faults_of
+from sensor.match.sigma_documents import Entry, entries_of
+from sensor.match.sigma_ir import Translator
+from sensor.verdict import RuleInfo
+
+_PARSE_ERRORS = (SigmaError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
+"""pySigma checks much, not all: a value of an unexpected type surfaces as one of these."""
+
+
+class SourceFile(msgspec.Struct, frozen=True):
+    """A rule file: its path, its path below the rule directory, and what it holds."""
+
+    path: str
+    name: str
+    content: bytes
+
+
+_Sigma = SigmaRule | SigmaCorrelationRule | SigmaFilter
+
+
+def parse(files: Sequence[SourceFile]) -> tuple[list[ir.Rule], list[Fault]]:
+    """All rules of all files, and all that is wrong with them; rules are of use only without faults."""
+    faults: list[Fault] = []
+    parsed: list[tuple[Entry, _Sigma]] = []
+    for file in files:
+        for entry in _entries(file, faults):
+            found = _parse_entry(entry, faults)
+            if found is not None:
+                parsed.append((entry, found))
+    filters = [sigma for _, sigma in parsed if isinstance(sigma, SigmaFilter)]
+    feeding = _only_feed_correlations([sigma for _, sigma in parsed])
+    rules: list[ir.Rule] = []
+    for entry, sigma in parsed:
+        if isinstance(sigma, SigmaFilter):
+            continue
+        rule = _translate(entry, sigma, filters, faults)
+        correlation = feeding.get(rule.info.id) or (feeding.get(sigma.name) if sigma.name else None)
+        if correlation is not None and rule.coverage.status != "never":
+            rule = _never(rule, f"it only feeds correlation rule `{correlation}`: {_NO_CORRELATION}")
+        rules.append(rule)
+    _find_duplicates(rules, faults)
+    return rules, list(dict.fromkeys(faults))
+
+
+_NO_CORRELATION = "correlation rules are not supported yet"
+
+
+def _entries(file: SourceFile, faults: list[Fault]) -> Iterator[Entry]:
+    try:
+        text = file.content.decode()
+    except UnicodeDecodeError as error:
+        faults.append(Fault(file.path, 0, f"is not UTF-8 (byte {error.start})"))
+        return
+    documents, found = yamlfile.parse(text, file.path)
+    faults += found
+    yield from entries_of(file.path, file.name, documents, faults)
+
+
+def _parse_entry(entry: Entry, faults: list[Fault]) -> _Sigma | None:
+    """The rule, correlation rule or filter of a document; None where it has faults."""
+    faults_before = len(faults)
+    faults += check_document(entry)
+    kind = _kind(entry.data)
+    sigma: _Sigma | None = None
+    try:
+        sigma = kind.from_dict(entry.data, collect_errors=True, policy=POLICY)
+        errors = sigma.errors
+    except _PARSE_ERRORS as error:
+        if len(faults) == faults_before:
+            faults.append(entry.fault(f"cannot be understood: {_one_line(error)}"))
+        errors = common_errors(entry)
+    faults += faults_of(entry, errors)
+    return sigma if len(faults) == faults_before else None
+
+
+def _kind(data: dict[Any, Any]) -> type[_Sigma]:
+    if "correlation" in data:
+        return SigmaCorrelationRule
+    return SigmaFilter if "filter" in data else SigmaRule
+
+
+def _only_feed_correlations(parsed: Sequence[_Sigma]) -> dict[str, str]:
+    """Rule id or name -> title of the correlation rule that alone may raise an alert (no `generate: true`)."""
+    return {
+        reference.reference: sigma.title
+        for sigma in parsed
+        if isinstance(sigma, SigmaCorrelationRule) and not sigma.generate
+        for reference in sigma.rules or []
+    }
+
+
+def _translate(
+    entry: Entry, sigma: SigmaRule | SigmaCorrelationRule, filters: list[SigmaFilter], faults: list[Fault]
+) -> ir.Rule:
+    never = ir.Rule(
+        info=_info(entry, sigma),
+        category="",
+        condition=ir.Constant(False),
+        coverage=ir.Coverage("never", (_NO_CORRELATION,)),
+        line=entry.line(),
+    )
+    if isinstance(sigma, SigmaCorrelationRule):
+        return never
+    reason = _no_such_events(sigma)
+    condition = _condition(entry, sigma, filters, faults)
+    category = sigma.logsource.category or ""
+    if reason is not None:
+        return msgspec.structs.replace(never, category=category, coverage=ir.Coverage("never", (reason,)))
+    reduced, coverage = assess(condition)
+    return msgspec.structs.replace(never, category=category, condition=reduced, coverage=coverage)
+
+
+def _condition(entry: Entry, rule: SigmaRule, filters: list[SigmaFilter], faults: list[Fault]) -> ir.Node:
+    category = rule.logsource.category
+    translator = Translator(category if category in CLASSES else "process_creation")
+    nodes: list[ir.Node] = []
+    own = len(rule.detection.parsed_condition)
+    for position in range(own):
+        at = ("detection", "condition", position) if own > 1 else ("detection", "condition")
+        try:
+            nodes.append(translator.condition(rule.detection.parsed_condition[position], rule.detection))
+        except _PARSE_ERRORS as error:
+            faults.append(Fault(entry.path, entry.line(*at), f"condition: {_one_line(error)}"))
+    if not filters or len(nodes) != own:
+        return ir.AnyOf(tuple(nodes))
+    try:
+        for sigma_filter in filters:
+            sigma_filter.apply_on_rule(rule)
+        return ir.AnyOf(tuple(translator.condition(each, rule.detection) for each in rule.detection.parsed_condition))
+    except _PARSE_ERRORS as error:
+        faults.append(Fault(entry.path, entry.line(), f"with its Sigma filters: {_one_line(error)}"))
+        return ir.Constant(False)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _no_such_events(rule: SigmaRule) -> str | None:
+    source = rule.logsource
+    if source.product is not None and source.product.lower() != "linux":
+        return f"log source product `{source.product}` is another system"
+    if source.service is not None:
+        return f"log source service `{source.service}` is not read by this sensor"
+    if source.category is None:
+        return "the log source names no category"
+    if source.category not in CLASSES:
+        return f"this sensor has no {source.category} events"
+    return None
+
+
+def _info(entry: Entry, sigma: SigmaRuleBase) -> RuleInfo:
+    derived = uuid5(NAMESPACE_URL, f"hostbrake:{entry.name}:{sigma.title}" + f"#{entry.number}" * bool(entry.number))
+    response = entry.data.get("response", {})
+    level = sigma.level or SigmaLevel.MEDIUM
+    return RuleInfo(
+        id=str(sigma.id or derived),
+        title=sigma.title,
+        level=level.name.lower(),  # type: ignore[arg-type]
+        techniques=tuple(
+            tag.name.upper()
+            for tag in sigma.tags
+            if tag.namespace == "attack" and tag.name[:1] in "tT" and tag.name[1:5].isdigit()
+        ),
+        path=entry.path,
+        **response,
+    )
+
+
+def _never(rule: ir.Rule, reason: str) -> ir.Rule:
+    coverage = ir.Coverage("never", (reason,))
+    return msgspec.structs.replace(rule, condition=ir.Constant(False), coverage=coverage)
+
+
+def _find_duplicates(rules: list[ir.Rule], faults: list[Fault]) -> None:
+    first: dict[str, ir.Rule] = {}
+    for rule in rules:
+        other = first.setdefault(rule.info.id, rule)
+        if other is not rule:
+            where = f"{other.info.path}:{other.line}"
+            faults.append(Fault(rule.info.path, rule.line, f"rule id {rule.info.id} is also that of {where}"))
