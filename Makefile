@@ -25,6 +25,7 @@ MACHINE    := $(shell uname -m)
 BPF_ARCH   := $(or $(and $(filter x86_64,$(MACHINE)),x86),$(and $(filter aarch64,$(MACHINE)),arm64),$(MACHINE))
 # <asm/types.h> lies in the multiarch directory, which clang does not search for the bpf target.
 BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_$(BPF_ARCH) -Wall -Werror -Ibpf \
+              -ffile-prefix-map=$(CURDIR)=. \
               -idirafter /usr/include/$(MACHINE)-linux-gnu
 
 .DELETE_ON_ERROR:
@@ -88,14 +89,15 @@ $(OBJECT): $(PARTS)
 	$(BPFTOOL) gen object $@ $(PARTS)
 	$(LLVM_STRIP) -g $@
 
+TARGET_PIP = $(BIN)/pip --disable-pip-version-check --python "$(DESTDIR)$(LIBDIR)/bin/python3"
+
 # The venv is filled under DESTDIR but runs from LIBDIR, so whatever records its own path is written anew.
 install: build ## into DESTDIR and PREFIX (/usr); an existing sensor.yml is kept
 	rm -rf build/lib build/wheels "$(DESTDIR)$(LIBDIR)"
-	$(BIN)/pip --disable-pip-version-check wheel -q -c constraints.txt -w build/wheels .
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/lib" "$(DESTDIR)$(UNITDIR)"
 	@$(FIND_PYTHON); "$$python" -m venv --without-pip "$(DESTDIR)$(LIBDIR)"
-	$(BIN)/pip --disable-pip-version-check --python "$(DESTDIR)$(LIBDIR)/bin/python3" install -q \
-		--no-index --find-links build/wheels --no-compile hostbrake
+	$(TARGET_PIP) wheel -q -c constraints.txt -w build/wheels .
+	$(TARGET_PIP) install -q --no-index --find-links build/wheels --no-compile hostbrake
 	cd "$(DESTDIR)$(LIBDIR)/bin" && find . -type f -delete && { \
 		printf '%s\n' '#!$(LIBDIR)/bin/python3 -I' 'import sys' 'from sensor.cli.main import main' \
 			'sys.exit(main())' >hostbrake; chmod 755 hostbrake; }

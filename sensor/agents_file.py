@@ -38,9 +38,7 @@ def parse_destination(text: str) -> Destination:
     if text.startswith("["):
         name, closed, port = text[1:].partition("]")
         if not closed or (port and not port[1:]) or port[:1] not in ("", ":"):
-            raise ValueError(
-                f"{text!r}: brackets are for an IPv6 address or prefix, as in [2001:db8::/32]:443"
-            )
+            raise ValueError(f"{text!r}: brackets are for an IPv6 address or prefix, as in [2001:db8::/32]:443")
         port = port[1:]
     elif text.count(":") > 1:
         name, port = text, ""
@@ -77,9 +75,7 @@ def _not_empty(items: list[object]) -> None:
 
 def _agent_name(text: str) -> None:
     if not _AGENT_NAME.fullmatch(text):
-        raise ValueError(
-            f"{text!r}: a name is lower-case letters, digits, '.', '_' and '-', first a letter or digit"
-        )
+        raise ValueError(f"{text!r}: a name is lower-case letters, digits, '.', '_' and '-', first a letter or digit")
 
 
 def _reachable(url: str) -> None:
@@ -97,9 +93,7 @@ def _cgroup_glob(glob: str) -> None:
 def _one_form(match: Match) -> None:
     given = [name for name in MATCH_FORMS if getattr(match, name) is not None]
     if len(given) != 1:
-        raise ValueError(
-            f"each entry says one thing, this one says {len(given)}: {', '.join(given) or 'nothing'}"
-        )
+        raise ValueError(f"each entry says one thing, this one says {len(given)}: {', '.join(given) or 'nothing'}")
 
 
 Text = Annotated[str, _not_blank]

@@ -110,6 +110,19 @@ def load_config(path: str | Path | None, overrides: Mapping[str, Any]) -> Config
     return msgspec.structs.replace(config, **{name: getattr(given, name) for name in overrides})
 
 
+def usable_config(path: str | Path | None, overrides: Mapping[str, Any]) -> Config:
+    """What can be used of a configuration that `load_config` refuses: each faulty field has its default."""
+    given: dict[str, Any] = {}
+    documents, _ = read(path or DEFAULT_CONFIG)
+    data = documents[0].data if documents else None
+    for source in (data if isinstance(data, dict) else {}, _plain(overrides)):
+        for name, value in source.items():
+            alone = convert(Document({name: value}, {}), Config, "", [])
+            if alone is not None:
+                given[name] = getattr(alone, name)
+    return Config(**given)
+
+
 def _from_file(path: str, faults: list[Fault]) -> Config | None:
     documents, found = read(path)
     faults += found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sensor import config as config_module
-from sensor.config import Config, load_config, shipped_rules_dir
+from sensor.config import Config, load_config, shipped_rules_dir, usable_config
 from sensor.faults import Fault, FaultsError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -143,3 +143,11 @@ def test_the_shipped_file_says_the_defaults() -> None:
     assert set(settings) == set(Config.__struct_fields__)
     for name in ("mode", "agents", "alerts", "backend", "kills_per_minute", "state_dir", "control_socket", "pin_dir"):
         assert settings[name] == f"{name}: {getattr(Config(), name)}"
+
+
+def test_what_is_usable_of_a_faulty_configuration(file: Path, tmp_path: Path) -> None:
+    """So that the faults of agents and rules come in the same run as those of the configuration."""
+    file.write_text(f"mode: 3\nagents: {tmp_path}\nunknown: 1\nrules: [/no/such]\n")
+    config = usable_config(file, {"rules": [tmp_path], "cgroup_root": "/no/such"})
+    assert config == Config(agents=str(tmp_path), rules=[str(tmp_path)])
+    assert usable_config(tmp_path / "missing", {}) == Config()
