@@ -23,7 +23,7 @@ class Event(msgspec.Struct, kw_only=True, rename="pascal", forbid_unknown_fields
     process_id: int | None = None
     """The thread group id in the root PID namespace."""
     process_guid: str | None = None
-    """Identity of the process across pid reuse and hosts: see `sensor.context.processes.guid`."""
+    """Identity of the process across pid reuse and hosts: see `sensor.context.identity.guid`."""
     image: str | None = None
     """The executable's path as the kernel resolved it; for a script, the interpreter's."""
     command_line: str | None = None
@@ -111,9 +111,7 @@ class DeviceOpen(Event):
 
 AnyEvent: TypeAlias = ProcessCreation | NetworkConnection | DeviceOpen
 
-CLASSES: dict[str, type[AnyEvent]] = {
-    cls.CATEGORY: cls for cls in (ProcessCreation, NetworkConnection, DeviceOpen)
-}
+CLASSES: dict[str, type[AnyEvent]] = {cls.CATEGORY: cls for cls in (ProcessCreation, NetworkConnection, DeviceOpen)}
 """Event class by Sigma category."""
 
 _UNRECORDED = {"time", "boottime"}
@@ -134,8 +132,7 @@ def _recorded_fields(cls: type[AnyEvent]) -> dict[str, str]:
 
 
 _RECORDED = {
-    cls: tuple((attribute, name) for name, attribute in _recorded_fields(cls).items())
-    for cls in CLASSES.values()
+    cls: tuple((attribute, name) for name, attribute in _recorded_fields(cls).items()) for cls in CLASSES.values()
 }
 
 

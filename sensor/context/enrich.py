@@ -1,0 +1,295 @@
+"""Kernel events -> events that rules judge: who did it, where it runs, what it reached for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from sensor import decode
+from sensor.context.agents import Agents
+from sensor.context.cgroups import Cgroups
+from sensor.context.devices import Devices
+from sensor.context.identity import guid
+from sensor.context.processes import Process, Processes
+from sensor.context.routes import Routes
+from sensor.context.users import Users
+from sensor.context.workload import parse
+from sensor.events import AnyEvent, DeviceOpen, NetworkConnection, ProcessCreation
+from sensor.node import boottime_offset
+
+_SECOND = 1_000_000_000
+_PLACES_LIMIT = 16_384
+_ACCESS = {1: "read", 2: "write", 3: "readwrite"}
+_PROTOCOLS = {
+    1: "icmp",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    58: "icmpv6",
+    132: "sctp",
+    136: "udplite",
+    262: "mptcp",
+}
+"""IPPROTO_* in include/uapi/linux/in.h."""
+
+
+class _Place(msgspec.Struct, frozen=True, gc=False):
+    """All that an event says of its cgroup."""
+
+    path: str | None = None
+    container_id: str | None = None
+    systemd_unit: str | None = None
+    slurm_job_id: str | None = None
+    kubernetes_pod: str | None = None
+    agent: str | None = None
+    agent_owner: str | None = None
+    agent_purpose: str | None = None
+    agent_gpu: bool | None = None
+    agent_egress: str | None = None
+
+
+class Context:
+    """What the sensor knows of this node.
+
+    `cgroup_root` is where the whole cgroup v2 hierarchy is mounted. Raises NodeError where the routing table
+    cannot be read, OSError where `cgroup_root` cannot.
+
+    Order of use: attach the kernel programs, then `seed`, then `enrich` each event in the order of the ring;
+    so nothing falls between.
+    """
+
+    def __init__(self, *, cgroup_root: Path, agents: Agents, gpu_majors: Iterable[int] = ()) -> None:
+        self.processes = Processes()
+        self.cgroups = Cgroups(cgroup_root)
+        self.devices = Devices(gpu_majors)
+        self.routes = Routes()
+        self.users = Users()
+        self._agents = agents
+        self._places: dict[int | tuple[int, int], _Place] = {}
+        self._offset = 0
+        self._offset_due = 0
+        self._users_due = 0
+
+    def seed(self) -> None:
+        """Take in the processes and cgroups that are older than the sensor."""
+        self.cgroups.seed()
+        self.processes.seed()
+
+    def use_agents(self, agents: Agents) -> None:
+        """From the next event on, these are the agents."""
+        self._agents = agents
+        self._places.clear()
+
+    @property
+    def agents(self) -> Agents:
+        return self._agents
+
+    def filenos(self) -> tuple[int, ...]:
+        """Descriptors to wait on: one is readable when routes may have changed."""
+        return (self.routes.fileno(),)
+
+    def refresh(self) -> None:
+        """Take in what changed; call this when one of `filenos` is readable."""
+        self.routes.read_changes()
+
+    def close(self) -> None:
+        self.routes.close()
+        self.cgroups.close()
+
+    def losses(self) -> dict[str, int]:
+        """What the tables had to let go or could not find, since the sensor began."""
+        return {
+            "processes_evicted": self.processes.evicted,
+            "cgroups_evicted": self.cgroups.evicted,
+            "cgroups_unknown": self.cgroups.unknown,
+            "users_unanswered": self.users.unanswered,
+            "routes_failed": self.routes.failures,
+        }
+
+    def enrich(self, raw: decode.Kernel) -> AnyEvent | None:
+        """The event that rules see, or None for one that only changes what is known. Never raises."""
+        if raw.time >= self._offset_due:
+            self._tick(raw.time)
+        if isinstance(raw, decode.Exec):
+            return self._exec(raw)
+        if isinstance(raw, decode.Exit):
+            self.processes.exited(raw.tgid, raw.start)
+        elif isinstance(raw, decode.Connect):
+            return self._connect(raw)
+        elif isinstance(raw, decode.DeviceAccess):
+            return self._device(raw)
+        else:
+            self._cgroup(raw)
+        return None
+
+    def _tick(self, now: int) -> None:
+        self._offset = boottime_offset()
+        self._offset_due = now + _SECOND
+        self.cgroups.retry()
+        if now >= self._users_due:
+            self._users_due = now + 60 * _SECOND
+            self.users.refresh()
+
+    def _cgroup(self, raw: decode.Kernel) -> None:
+        if isinstance(raw, decode.CgroupMade):
+            self.cgroups.learn(raw.made, raw.path)
+            self._places.pop(raw.made, None)
+        elif isinstance(raw, decode.CgroupRemoved):
+            self.cgroups.forget(raw.removed)
+            self._places.pop(raw.removed, None)
+        elif isinstance(raw, decode.CgroupMoved) and raw.path:
+            self.cgroups.learn(raw.into, raw.path)
+
+    def _place(self, cgroup_id: int, uid: int, user: str | None) -> _Place:
+        key = (cgroup_id, uid) if self._agents.by_user else cgroup_id
+        place = self._places.get(key)
+        if place is None:
+            path = self.cgroups.path(cgroup_id)
+            place = self._describe(path, uid, user)
+            if path is not None:
+                if len(self._places) >= _PLACES_LIMIT:
+                    self._places.clear()
+                self._places[key] = place
+        return place
+
+    def _describe(self, path: str | None, uid: int, user: str | None) -> _Place:
+        workload = parse(path or "/")
+        agent = self._agents.of_cgroup(path, workload) if path is not None else None
+        agent = agent or self._agents.of_user(user, uid)
+        return _Place(
+            path=path,
+            container_id=workload.container_id,
+            systemd_unit=workload.systemd_unit,
+            slurm_job_id=workload.slurm_job_id,
+            kubernetes_pod=workload.kubernetes_pod,
+            agent=agent.agent if agent else None,
+            agent_owner=agent.owner.name if agent else None,
+            agent_purpose=agent.purpose if agent else None,
+            agent_gpu=agent.gpu.allow if agent and agent.gpu else None,
+            agent_egress=agent.egress.default if agent and agent.egress else None,
+        )
+
+    def _exec(self, raw: decode.Exec) -> ProcessCreation:
+        image, args, chain = raw.image, raw.args, raw.ancestors
+        command_line = " ".join(args)
+        processes = self.processes
+        processes.executed(raw.tgid, raw.start, Process(image, command_line, args))
+        parent_image = raw.parent_image
+        parent = processes.find(*chain[0], parent_image, chain[1:]) if chain else None
+        user = self.users.name(raw.uid)
+        place = self._place(raw.cgroup_id, raw.uid, user)
+        return ProcessCreation(
+            time=raw.time + self._offset,
+            boottime=raw.time,
+            process_id=raw.tgid,
+            process_guid=guid(raw.tgid, raw.start),
+            image=image or None,
+            command_line=command_line,
+            args=args,
+            current_directory=raw.cwd or None,
+            parent_process_id=chain[0][0] if chain else None,
+            parent_image=parent_image or None,
+            parent_command_line=parent.command_line if parent else None,
+            ancestors=[parent_image, *processes.images(chain[1:])] if chain else None,
+            fileless=raw.fileless,
+            stdio_socket=raw.stdio_socket,
+            truncated=raw.truncated,
+            user=user,
+            user_id=raw.uid,
+            cgroup_id=raw.cgroup_id,
+            cgroup_path=place.path,
+            container_id=place.container_id,
+            systemd_unit=place.systemd_unit,
+            slurm_job_id=place.slurm_job_id,
+            kubernetes_pod=place.kubernetes_pod,
+            agent=place.agent,
+            agent_owner=place.agent_owner,
+            agent_purpose=place.agent_purpose,
+            agent_gpu=place.agent_gpu,
+            agent_egress=place.agent_egress,
+        )
+
+    def _connect(self, raw: decode.Connect) -> NetworkConnection:
+        user = self.users.name(raw.uid)
+        place = self._place(raw.cgroup_id, raw.uid, user)
+        own, parent = self._programs(raw)
+        return NetworkConnection(
+            time=raw.time + self._offset,
+            boottime=raw.time,
+            process_id=raw.tgid,
+            process_guid=guid(raw.tgid, raw.start),
+            image=raw.image or None,
+            command_line=own.command_line if own else None,
+            args=own.args if own else None,
+            parent_process_id=raw.ancestors[0][0] if raw.ancestors else None,
+            parent_image=parent.image if parent else None,
+            parent_command_line=parent.command_line if parent else None,
+            initiated=True,
+            protocol=_PROTOCOLS.get(raw.protocol) or str(raw.protocol),
+            destination_ip=raw.address,
+            destination_port=raw.port,
+            destination_scope=self.routes.scope(raw.address),
+            source_ip=raw.source_address,
+            source_port=raw.source_port,
+            denied=raw.denied,
+            repeats=raw.repeats or None,
+            user=user,
+            user_id=raw.uid,
+            cgroup_id=raw.cgroup_id,
+            cgroup_path=place.path,
+            container_id=place.container_id,
+            systemd_unit=place.systemd_unit,
+            slurm_job_id=place.slurm_job_id,
+            kubernetes_pod=place.kubernetes_pod,
+            agent=place.agent,
+            agent_owner=place.agent_owner,
+            agent_purpose=place.agent_purpose,
+            agent_gpu=place.agent_gpu,
+            agent_egress=place.agent_egress,
+        )
+
+    def _device(self, raw: decode.DeviceAccess) -> DeviceOpen:
+        user = self.users.name(raw.uid)
+        place = self._place(raw.cgroup_id, raw.uid, user)
+        own, parent = self._programs(raw)
+        device_class, index = self.devices.device(raw.major, raw.minor)
+        return DeviceOpen(
+            time=raw.time + self._offset,
+            boottime=raw.time,
+            process_id=raw.tgid,
+            process_guid=guid(raw.tgid, raw.start),
+            image=raw.image or None,
+            command_line=own.command_line if own else None,
+            args=own.args if own else None,
+            parent_process_id=raw.ancestors[0][0] if raw.ancestors else None,
+            parent_image=parent.image if parent else None,
+            parent_command_line=parent.command_line if parent else None,
+            device_class=device_class,
+            device_major=raw.major,
+            device_minor=raw.minor,
+            gpu_index=index,
+            access=_ACCESS.get(raw.access),
+            denied=raw.denied,
+            repeats=raw.repeats or None,
+            user=user,
+            user_id=raw.uid,
+            cgroup_id=raw.cgroup_id,
+            cgroup_path=place.path,
+            container_id=place.container_id,
+            systemd_unit=place.systemd_unit,
+            slurm_job_id=place.slurm_job_id,
+            kubernetes_pod=place.kubernetes_pod,
+            agent=place.agent,
+            agent_owner=place.agent_owner,
+            agent_purpose=place.agent_purpose,
+            agent_gpu=place.agent_gpu,
+            agent_egress=place.agent_egress,
+        )
+
+    def _programs(self, raw: decode.Origin) -> tuple[Process | None, Process | None]:
+        """What the process itself and its parent run."""
+        processes, chain = self.processes, raw.ancestors
+        own = processes.find(raw.tgid, raw.start, raw.image, chain)
+        return own, processes.find(*chain[0], "", ()) if chain else None
