@@ -1,0 +1,319 @@
+"""The one place that acts: carries plans out, verifies their effect, and owns `monitor`.
+
+It never blocks the caller for longer than `INLINE_S`: what takes longer is pending, and the caller asks for it
+when `Executor.fileno()` polls readable and every `Executor.timeout()` seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+import msgspec
+from msgspec.structs import replace
+
+from sensor.events import AnyEvent
+from sensor.respond import process
+from sensor.respond.act import Act, FreezeCgroups, KillCgroups, KillProcess
+from sensor.respond.cgroupfs import Cgroup, CgroupRoot
+from sensor.respond.guards import Guards
+from sensor.respond.plan import Plan, Planner, Target
+from sensor.verdict import Action, Mode, Outcome, OutcomeName, Scope, Verdict
+
+INLINE_S = 0.02
+"""How long `begin` waits for the effect itself; most cgroups are dead after 2 to 6 ms."""
+BOUND_S = 10.0
+"""When what has not died yet is reported as having survived."""
+_POLL_S = 0.0001
+_RETRY_S = 0.01
+_MINUTE_S = 60.0
+_NAMED = 5
+
+
+class _Result(msgspec.Struct, frozen=True):
+    name: OutcomeName
+    at: int
+    """CLOCK_BOOTTIME, nanoseconds: when it was verified."""
+    processes: int
+    reason: str | None = None
+
+
+class _Job:
+    """One act under way, for one or more verdicts."""
+
+    def __init__(self, act: Act, action: Action, scope: Scope, reason: str | None) -> None:
+        self.act = act
+        self.action = action
+        self.scope = scope
+        self.reason = reason
+        self.deadline = time.monotonic() + BOUND_S
+        self.result: _Result | None = None
+
+    def advance(self) -> bool:
+        """True once there is a result."""
+        if self.result is None:
+            try:
+                self._step()
+            except OSError as error:
+                self._end("failed", f"the kernel refused: {error.strerror}")
+        return self.result is not None
+
+    def begin(self) -> None:
+        try:
+            self.act.begin()
+        except OSError as error:
+            self._end("failed", f"the kernel refused: {error.strerror}")
+
+    def _step(self) -> None:
+        if self.act.is_settled():
+            at = _now()
+            self.act.finish()
+            self._end("done", self.reason, at)
+        elif time.monotonic() > self.deadline:
+            self._end("failed", survived(self.act.survivors(), BOUND_S))
+
+    def _end(self, name: OutcomeName, reason: str | None, at: int | None = None) -> None:
+        self.result = _Result(name, at or _now(), self.act.processes, reason)
+        self.act.close()
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """An act that takes longer; `Executor.completed` gives its outcome."""
+
+    verdict: Verdict
+    outcome: Outcome
+    """As far as is known: outcome `pending`."""
+
+
+class Executor:
+    """Carries out what verdicts ask for."""
+
+    def __init__(
+        self, root: CgroupRoot, planner: Planner, guards: Guards, mode: Mode, kills_per_minute: int = 30
+    ) -> None:
+        self.mode = mode
+        self.counts: Counter[str] = Counter()
+        """Responses by action and outcome: "kill done", "freeze failed"."""
+        self._root = root
+        self._planner = planner
+        self._guards = guards
+        self._kills: deque[float] = deque(maxlen=kills_per_minute)
+        self._jobs: dict[object, _Job] = {}
+        self._waiting: list[tuple[Pending, _Job]] = []
+        self._epoll = select.epoll()
+
+    def begin(self, verdict: Verdict) -> Outcome | Pending:
+        """Do what `verdict` asks for, or say why not. Raises nothing for what the kernel or a process does."""
+        detect_ms = _since(verdict.event, _now())
+        plan = self._planner.plan(verdict)
+        outcome = Outcome(
+            mode=self.mode,
+            action=plan.action,
+            outcome="none",
+            reason=plan.reason,
+            scope=None if plan.action == "alert" else plan.scope,
+            cgroup=_in_words(plan.cgroups),
+            detect_ms=detect_ms,
+        )
+        if plan.refused:
+            return self._counted(replace(outcome, outcome="refused"))
+        if plan.action == "alert":
+            return self._counted(outcome)
+        if self.mode == "monitor":
+            return self._counted(replace(outcome, outcome="would"))
+        return self._act(verdict, plan, outcome)
+
+    def _act(self, verdict: Verdict, plan: Plan, outcome: Outcome) -> Outcome | Pending:
+        key = plan.cgroups or plan.process
+        job = self._jobs.get(key)
+        if job is None:
+            try:
+                job = self._job(plan)
+            except OSError as error:
+                reason = f"the target cannot be opened: {error.strerror}"
+                return self._counted(replace(outcome, outcome="failed", reason=reason))
+            job.begin()
+            self._wait_inline(job)
+        if job.result is not None:
+            return self._counted(_completed(verdict, outcome, job))
+        if key not in self._jobs:
+            self._jobs[key] = job
+            for fd, events in job.act.wakers():
+                self._epoll.register(fd, events)
+        pending = Pending(verdict, replace(outcome, action=job.action, outcome="pending", reason=job.reason))
+        self._waiting.append((pending, job))
+        return pending
+
+    def fileno(self) -> int:
+        """Polls readable when `completed` may have something to give."""
+        return self._epoll.fileno()
+
+    def timeout(self) -> float | None:
+        """Seconds after which to call `completed` though `fileno` was not readable; None: nothing is pending."""
+        return _RETRY_S if self._waiting else None
+
+    def completed(self) -> list[tuple[Verdict, Outcome]]:
+        """The outcomes that became known since the last call; drives what is pending."""
+        for key, job in list(self._jobs.items()):
+            if job.advance():
+                del self._jobs[key]
+        done = [(pending, job) for pending, job in self._waiting if job.result is not None]
+        self._waiting = [(pending, job) for pending, job in self._waiting if job.result is None]
+        return [
+            (pending.verdict, self._counted(_completed(pending.verdict, pending.outcome, job))) for pending, job in done
+        ]
+
+    def close(self) -> list[tuple[Verdict, Outcome]]:
+        """Give up waiting: the outcomes of all that was still pending, as far as they are known."""
+        done = self.completed()
+        for pending, job in self._waiting:
+            done.append((pending.verdict, self._counted(pending.outcome)))
+            if job in self._jobs.values():
+                job.act.close()
+                self._jobs = {key: other for key, other in self._jobs.items() if other is not job}
+        self._waiting = []
+        self._epoll.close()
+        return done
+
+    def _job(self, plan: Plan) -> _Job:
+        with contextlib.ExitStack() as held:
+            cgroups = self._open(plan.cgroups, held)
+            offender = process.open_process(plan.process) if plan.process else None
+            if offender:
+                held.callback(os.close, offender[1])
+            alive = offender is not None or any(cgroup.is_populated() for cgroup in cgroups)
+            held.pop_all()  # the act owns them from here
+        if offender and plan.cgroups and self._guards.process_refusal(offender[0]):
+            os.close(offender[1])
+            offender = None
+        freeze = alive and self._is_over_limit()
+        reasons = [plan.reason]
+        if freeze:
+            limit = self._kills.maxlen
+            reasons.append(f"{limit} kills within a minute reached: frozen instead, until thawed or killed")
+        elif not alive:
+            reasons.append("nothing was left to kill")
+        elif not cgroups and plan.cgroups:
+            reasons.append("the cgroup is gone; only the process and its descendants")
+        return _Job(
+            self._target(cgroups, offender, freeze),
+            action="freeze" if freeze else plan.action,
+            scope=plan.scope if cgroups else "process",
+            reason="; ".join(filter(None, reasons)) or None,
+        )
+
+    def _target(self, cgroups: list[Cgroup], offender: tuple[int, int] | None, freeze: bool) -> Act:
+        if not cgroups and offender is not None:
+            return KillProcess(*offender, self._guards.spared(), freeze)
+        if not freeze:
+            return KillCgroups(cgroups, offender[1] if offender else None)
+        if offender is not None:
+            os.close(offender[1])
+        return FreezeCgroups(cgroups)
+
+    def _open(self, targets: tuple[Target, ...], held: contextlib.ExitStack) -> list[Cgroup]:
+        """Those of the cgroups that are still there, and still the ones that were meant."""
+        opened: list[Cgroup] = []
+        for target in targets:
+            cgroup = self._root.open(target.path, target.id)
+            if cgroup is None:
+                continue
+            if self._is_meant(cgroup, target):
+                held.callback(cgroup.close)
+                opened.append(cgroup)
+            else:
+                cgroup.close()
+        return opened
+
+    def _is_meant(self, cgroup: Cgroup, target: Target) -> bool:
+        if target.witness is not None and not self._is_same(target.witness):
+            return False
+        # found by its id under another path than the guards were asked about
+        return cgroup.path == target.path or self._guards.refusal(cgroup.path) is None
+
+    def _is_same(self, witness: tuple[str, int]) -> bool:
+        path, cgroup_id = witness
+        below = self._root.open(path)
+        if below is None:
+            return True  # only the cgroup below has gone
+        try:
+            return below.id == cgroup_id
+        finally:
+            below.close()
+
+    def _is_over_limit(self) -> bool:
+        """Counts one more kill, unless there were as many as may be in the last minute."""
+        now = time.monotonic()
+        if len(self._kills) == self._kills.maxlen and now - self._kills[0] < _MINUTE_S:
+            return True
+        self._kills.append(now)
+        return False
+
+    @staticmethod
+    def _wait_inline(job: _Job) -> None:
+        until = time.monotonic() + INLINE_S
+        while not job.advance() and time.monotonic() < until:
+            time.sleep(_POLL_S)
+
+    def _counted(self, outcome: Outcome) -> Outcome:
+        self.counts[f"{outcome.action} {outcome.outcome}"] += 1
+        return outcome
+
+
+def kill_cgroups(
+    cgroups: list[Cgroup], timeout_s: float = BOUND_S, clock: Callable[[], float] = time.monotonic
+) -> tuple[int, list[str]]:
+    """Kill all that is in `cgroups` and wait for it: (how many processes, who survived `timeout_s`, in words).
+
+    The cgroups are closed. Raises OSError where the kernel refuses.
+    """
+    act = KillCgroups(cgroups)
+    try:
+        act.begin()
+        until = clock() + timeout_s
+        while not (settled := act.is_settled()) and clock() < until:
+            time.sleep(_POLL_S)
+        if settled:
+            act.finish()
+        return act.processes, [] if settled else act.survivors()
+    finally:
+        act.close()
+
+
+def survived(names: list[str], seconds: float) -> str:
+    """One sentence that names the first few of those that could not be killed."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"not done after {seconds:g} s: {', '.join(names[:_NAMED])}{more}"
+
+
+def _completed(verdict: Verdict, outcome: Outcome, job: _Job) -> Outcome:
+    result = job.result
+    if result is None:
+        return outcome
+    return replace(
+        outcome,
+        action=job.action,
+        scope=job.scope,
+        outcome=result.name,
+        reason=result.reason,
+        processes=result.processes,
+        respond_ms=_since(verdict.event, result.at) if result.name == "done" else None,
+    )
+
+
+def _in_words(targets: tuple[Target, ...]) -> str | None:
+    if not targets:
+        return None
+    return targets[0].path + (f" and {len(targets) - 1} more" if len(targets) > 1 else "")
+
+
+def _now() -> int:
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
+def _since(event: AnyEvent, now: int) -> float | None:
+    return round((now - event.boottime) / 1e6, 3) if event.boottime else None
