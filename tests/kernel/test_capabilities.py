@@ -1,0 +1,98 @@
+"""The service's capabilities are enough to see and to stop, and none of them is there in vain."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sensor.readiness import CAPABILITIES
+
+pytestmark = pytest.mark.kernel
+
+NOBODY = 65534
+
+# What the sensor does with its privileges, on a process of another user in a cgroup that belongs to that user.
+# Writable code is forbidden as by MemoryDenyWriteExecute= (PR_SET_MDWE, Linux 6.3).
+SENSOR = """
+import ctypes, json, os, signal, subprocess, sys, time
+from pathlib import Path
+ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)
+from sensor.kernel.core import CoreBackend
+cgroup, pid = Path(sys.argv[1]), int(sys.argv[2])
+done = {}
+def step(name, act):
+    try:
+        done[name] = bool(act())
+    except Exception as error:
+        done[name] = f"{type(error).__name__}: {error}"
+def see():
+    backend = CoreBackend(cgroup, [195])
+    try:
+        subprocess.run(["/bin/true"], check=True)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            if any(b"/true" in record for record in backend.read()):
+                return True
+        return False
+    finally:
+        backend.close()
+def send():
+    signal.pidfd_send_signal(os.pidfd_open(pid), 0)  # only asks for permission
+    return True
+step("see", see)
+step("look", lambda: os.readlink(f"/proc/{pid}/exe"))
+step("signal", send)
+step("kill", lambda: (cgroup / "cgroup.kill").write_text("1"))
+print(json.dumps(done))
+"""
+
+NEEDED_FOR = {
+    "CAP_BPF": "see",
+    "CAP_PERFMON": "see",
+    "CAP_NET_ADMIN": "see",
+    "CAP_SYS_PTRACE": "look",
+    "CAP_KILL": "signal",
+    "CAP_DAC_OVERRIDE": "kill",
+}
+
+
+@pytest.fixture
+def victim(cgroup: Path) -> Iterator[subprocess.Popen[bytes]]:
+    for path in (cgroup, *cgroup.iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    process = subprocess.Popen(["sleep", "600"], user=NOBODY, group=NOBODY, extra_groups=[])
+    (cgroup / "cgroup.procs").write_text(str(process.pid))
+    yield process
+    process.kill()
+    process.wait()
+
+
+def sensor(cgroup: Path, pid: int, capabilities: set[str]) -> dict[str, bool | str]:
+    names = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in sorted(capabilities))
+    command = ["setpriv", f"--bounding-set=-all,{names}", "--inh-caps=-all", "--no-new-privs"]
+    result = subprocess.run(
+        [*command, sys.executable, "-c", SENSOR, str(cgroup), str(pid)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    done: dict[str, bool | str] = json.loads(result.stdout)
+    return done
+
+
+def test_the_services_capabilities_are_enough(cgroup: Path, victim: subprocess.Popen[bytes]) -> None:
+    done = sensor(cgroup, victim.pid, set(CAPABILITIES))
+    assert done == {"see": True, "look": True, "signal": True, "kill": True}
+    assert victim.wait(timeout=30) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("name", CAPABILITIES)
+def test_each_capability_is_needed(cgroup: Path, victim: subprocess.Popen[bytes], name: str) -> None:
+    done = sensor(cgroup, victim.pid, set(CAPABILITIES) - {name})
+    failed = {step for step, result in done.items() if result is not True}
+    assert failed == {NEEDED_FOR[name]}, done
