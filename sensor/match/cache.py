@@ -57,24 +57,25 @@ def _pysigma_version() -> str:
 def read(path: Path, key: bytes) -> tuple[ir.Rule, ...] | None:
     """The rules kept under `key`; None where there are none that can be trusted."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(path, "rb", opener=_open) as file:
+            status = os.fstat(file.fileno())
+            ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            if not ours or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_size > _LARGEST:
+                return None
+            digest, _, content = file.read().partition(b"\n")
     except OSError:
         return None
-    with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-        if not ours or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or status.st_size > _LARGEST:
-            return None
-        try:
-            digest, _, content = file.read().partition(b"\n")
-        except OSError:
-            return None
     if digest != _seal(key, content):
         return None
     try:
         return _decoder.decode(content)
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+def _open(path: str, flags: int) -> int:
+    """Follows no link, and waits for no writer of a FIFO."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def write(path: Path, key: bytes, rules: tuple[ir.Rule, ...]) -> None:

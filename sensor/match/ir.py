@@ -6,8 +6,9 @@ also stand for equal numbers and booleans: a value's text form (`sensor.match.te
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 
@@ -139,3 +140,8 @@ class RuleSet(msgspec.Struct, frozen=True, kw_only=True):
 
     def __len__(self) -> int:
         return len(self.rules)
+
+    def summary(self) -> dict[str, int]:
+        """How many rules are decided fully, with gaps and never."""
+        count = Counter(rule.coverage.status for rule in self.rules)
+        return {status: count[status] for status in get_args(Status)}

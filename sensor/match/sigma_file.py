@@ -49,6 +49,7 @@ def parse(files: Sequence[SourceFile]) -> tuple[list[ir.Rule], list[Fault]]:
     filters = [sigma for _, sigma in parsed if isinstance(sigma, SigmaFilter)]
     feeding = _only_feed_correlations([sigma for _, sigma in parsed])
     rules: list[ir.Rule] = []
+    first: dict[str, ir.Rule] = {}
     for entry, sigma in parsed:
         if isinstance(sigma, SigmaFilter):
             continue
@@ -57,7 +58,10 @@ def parse(files: Sequence[SourceFile]) -> tuple[list[ir.Rule], list[Fault]]:
         if correlation is not None and rule.coverage.status != "never":
             rule = _never(rule, f"it only feeds correlation rule `{correlation}`: {_NO_CORRELATION}")
         rules.append(rule)
-    _find_duplicates(rules, faults)
+        other = first.setdefault(rule.info.id, rule)
+        if other is not rule:
+            where = f"{other.info.path}:{other.line}"
+            faults.append(entry.fault(f"id {rule.info.id} is also that of the rule at {where}", "id"))
     return rules, list(dict.fromkeys(faults))
 
 
@@ -189,12 +193,3 @@ def _info(entry: Entry, sigma: SigmaRuleBase) -> RuleInfo:
 def _never(rule: ir.Rule, reason: str) -> ir.Rule:
     coverage = ir.Coverage("never", (reason,))
     return msgspec.structs.replace(rule, condition=ir.Constant(False), coverage=coverage)
-
-
-def _find_duplicates(rules: list[ir.Rule], faults: list[Fault]) -> None:
-    first: dict[str, ir.Rule] = {}
-    for rule in rules:
-        other = first.setdefault(rule.info.id, rule)
-        if other is not rule:
-            where = f"{other.info.path}:{other.line}"
-            faults.append(Fault(rule.info.path, rule.line, f"rule id {rule.info.id} is also that of {where}"))
