@@ -23,12 +23,15 @@ from sensor.context.devices import gpu_majors
 from sensor.control import ControlServer
 from sensor.kernel.core import CoreBackend
 from sensor.losses import Losses, kernel_losses, loss_alert
-from sensor.match.load import RuleSet
+from sensor.match.ir import RuleSet
 from sensor.match.matcher import Matcher
 from sensor.node import cgroup2_mount, host
 from sensor.pipeline import Pipeline
 from sensor.record.sink import Sink
+from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
+from sensor.respond.guards import Guards
+from sensor.respond.plan import Planner
 from sensor.supervisor import Supervisor
 
 log = structlog.get_logger()
@@ -64,10 +67,13 @@ class Daemon:
             self._context = Context(cgroup_root=mount, agents=agents, gpu_majors=config.gpu_majors)
             undo.callback(self._context.close)
             self._cleanup = undo.pop_all()
+        cgroups = CgroupRoot(mount)
+        guards = Guards(cgroups, config.protect)
+        self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
         self._pipeline = Pipeline(
             context=self._context,
-            matcher=Matcher(rules),
-            executor=Executor(config, mount),
+            matcher=Matcher(rules.rules),
+            executor=self._executor,
             alerts=self._alerts,
             events=self._events,
             scope="/" + str(root.resolve().relative_to(mount.resolve())).removeprefix("."),
@@ -92,15 +98,17 @@ class Daemon:
             self._announce()
             due = time.monotonic() + TICK_S
             while not self._stop:
-                busy = self._pipeline.poll() | self._control.serve()
+                busy = self._control.serve() or self._executor.timeout() is not None
                 for descriptor, _ in epoll.poll(BUSY_S if busy else IDLE_S):
                     handlers[descriptor]()
                 self._drain()
+                self._pipeline.complete()
                 self._supervisor.alive()
                 if time.monotonic() >= due:
                     due = time.monotonic() + TICK_S
                     self._tick()
             self._supervisor.stopping()
+            self._pipeline.close()
             self._tick()
             log.info("stopped", alerts=dict(self._pipeline.outcomes))
 
@@ -108,6 +116,7 @@ class Daemon:
         handlers: dict[int, Callable[[], None]] = {
             self._backend.fileno(): self._drain,
             self._control.fileno(): self._control.accept,
+            self._executor.fileno(): self._pipeline.complete,
             wakeup.fileno(): lambda: None,
         }
         for descriptor in self._context.filenos():
@@ -134,7 +143,7 @@ class Daemon:
         while records := self._backend.read():
             for record in records:
                 self._pipeline.feed(record)
-            self._pipeline.poll()
+            self._pipeline.complete()
             self._supervisor.alive()
 
     def _tick(self) -> None:

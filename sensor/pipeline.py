@@ -31,7 +31,7 @@ class Pipeline:
         context: Context | None = None,
         scope: str = "/",
     ) -> None:
-        """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are left alone."""
+        """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be."""
         self._matcher = matcher
         self._executor = executor
         self._alerts = alerts
@@ -39,7 +39,6 @@ class Pipeline:
         self._context = context
         self._scope = scope
         self._inside = scope.rstrip("/") + "/"
-        self._pending: list[tuple[Verdict, Pending]] = []
         self.seen: Counter[str] = Counter()
         """Events judged, by category."""
         self.undecodable: Counter[str] = Counter()
@@ -71,22 +70,18 @@ class Pipeline:
             self._events.write(to_record(event))
         for verdict in self._matcher.match(event):
             outcome = self._executor.begin(verdict)
-            if isinstance(outcome, Pending):
-                self._pending.append((verdict, outcome))
-            else:
+            if not isinstance(outcome, Pending):
                 self._finish(verdict, outcome)
 
-    def poll(self) -> bool:
-        """Write the alerts of responses that have come to an end; True while some have not."""
-        waiting = []
-        for verdict, pending in self._pending:
-            outcome = pending.poll()
-            if outcome is None:
-                waiting.append((verdict, pending))
-            else:
-                self._finish(verdict, outcome)
-        self._pending = waiting
-        return bool(waiting)
+    def complete(self) -> None:
+        """Write the alerts of responses that have come to an end since the last call."""
+        for verdict, outcome in self._executor.completed():
+            self._finish(verdict, outcome)
+
+    def close(self) -> None:
+        """Write the alerts of responses that are still under way, as far as is known."""
+        for verdict, outcome in self._executor.close():
+            self._finish(verdict, outcome)
 
     def _finish(self, verdict: Verdict, outcome: Outcome) -> None:
         self.outcomes[outcome.outcome] += 1

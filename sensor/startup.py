@@ -14,6 +14,9 @@ from sensor.faults import Fault, FaultsError
 from sensor.match.load import RuleSet, load_rules
 
 
+RULES_CACHE = "rules.cache"
+
+
 class Loaded(msgspec.Struct, frozen=True):
     """Everything that people wrote, checked."""
 

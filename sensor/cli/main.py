@@ -1,0 +1,57 @@
+"""The command line's top: names, and what happens to errors that a person can mend."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from sensor import __version__
+from sensor.faults import FaultsError
+
+COMMANDS = {
+    "run": "run the sensor",
+    "check": "is this node ready, and are configuration, agents and rules valid?",
+    "rules": "list, validate, cover and test rules",
+    "replay": "run recorded events through the rules",
+    "status": "what the running sensor sees, drops and enforces",
+    "kill": "stop an agent or a cgroup now",
+    "demo": "the incident, staged against a live sensor",
+}
+"""Command -> its line in --help. `sensor.cli.NAME` holds it, and is imported only when it is called: `kill` has to
+start fast, and with the rest broken."""
+
+
+class Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"sensor.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="hostbrake")
+def cli() -> None:
+    """Brakes for AI agents on GPU nodes: see what a workload does, stop it, and prove it.
+
+    Exit codes: 0 done, 1 the answer is no, 2 bad usage or configuration.
+    """
+
+
+def main() -> None:
+    try:
+        cli.main(prog_name="hostbrake")
+    except FaultsError as error:
+        for fault in error.faults:
+            click.echo(str(fault), err=True)
+        sys.exit(2)

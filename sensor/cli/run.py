@@ -1,0 +1,76 @@
+"""`hostbrake run`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sensor.context.agents import Agents
+from sensor.control import ControlError
+from sensor.kernel.libbpf import BpfError
+from sensor.node import NodeError
+from sensor.readiness import obstacle
+from sensor.record.log import configure
+from sensor.startup import load_everything
+
+_PATH = click.Path(path_type=Path)
+
+
+def _majors(_context: click.Context, _option: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        return [int(major) for major in value.split(",")]
+    except ValueError:
+        raise click.BadParameter("give numbers with commas between them, as 195,226") from None
+
+
+@click.command("run")
+@click.option("--config", "config_path", type=_PATH, help="instead of /etc/hostbrake/sensor.yml")
+@click.option("--rules", type=_PATH, multiple=True, help="directory of rules, instead of the configured; repeatable")
+@click.option("--agents", type=_PATH, help="directory of agents")
+@click.option("--alerts", help="file that alerts are appended to, or - for standard output")
+@click.option("--events", help="record every event in this file, or - for standard output")
+@click.option("--mode", type=click.Choice(["monitor", "enforce"]), help="enforce acts; monitor says what it would do")
+@click.option("--backend", type=click.Choice(["auto", "core", "bcc"]), help="how the kernel programs are loaded")
+@click.option("--cgroup-root", type=_PATH, help="watch only this cgroup v2 directory and all below it")
+@click.option("--state-dir", type=_PATH, help="where the sensor keeps its state")
+@click.option("--control-socket", type=_PATH, help="where `hostbrake status` asks")
+@click.option("--pin-dir", type=_PATH, help="where programs are pinned; nothing is pinned in this version")
+@click.option("--no-pin", is_flag=True, help="pin nothing")
+@click.option("--gpu-majors", callback=_majors, metavar="N,N", help="further device majors that are GPUs")
+def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
+    """Run the sensor in the foreground until SIGTERM or Ctrl-C.
+
+    Logs go to standard error; `ready` there means that every program is attached.
+    """
+    configure()
+    overrides = {name: value for name, value in given.items() if value not in (None, ())}
+    if no_pin:
+        overrides["pin_dir"] = None
+    if "rules" in overrides:
+        overrides["rules"] = list(overrides["rules"])
+    loaded = load_everything(config_path, overrides, cache_rules=True)
+    config = loaded.config
+    if config.backend == "bcc":
+        _refuse("the bcc backend comes in a later version; use --backend core on a kernel with BTF")
+    missing = obstacle(cgroup_root=Path(config.cgroup_root) if config.cgroup_root else None)
+    if missing:
+        _refuse(missing)
+    from sensor.daemon import Daemon  # noqa: PLC0415 - only once it is known that it can run
+
+    try:
+        daemon = Daemon(config, loaded.rules, Agents(loaded.agents))
+    except (BpfError, ControlError, NodeError) as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"{error.filename or 'the sensor'}: {error.strerror}")
+    daemon.run()
+
+
+def _refuse(why: str) -> None:
+    click.echo(f"hostbrake: {why}", err=True)
+    sys.exit(1)

@@ -1,0 +1,59 @@
+"""`hostbrake status`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from sensor.config import Config
+from sensor.control import ControlError, ask
+
+
+@click.command("status")
+@click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
+@click.option("--control-socket", type=click.Path(path_type=Path), default=Config().control_socket, show_default=True)
+def status(as_json: bool, control_socket: Path) -> None:
+    """What the running sensor sees, drops and enforces. Exits 0 only once the sensor is ready."""
+    try:
+        answer = ask(control_socket, "status")
+    except ControlError as error:
+        click.echo(f"hostbrake: {error}", err=True)
+        sys.exit(1)
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+    else:
+        _show(answer)
+    sys.exit(0 if answer.get("ready") else 1)
+
+
+def _show(answer: dict[str, Any]) -> None:
+    up = (time.time_ns() - answer["since"]) / 1e9
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("sensor", f"{'ready' if answer['ready'] else 'not ready'}, pid {answer['pid']}, up {up:.0f} s")
+    table.add_row("mode", f"{answer['mode']}, backend {answer['backend']}, pinned: {_yes(answer['pinned'])}")
+    table.add_row("rules", _counts(answer["rules"]))
+    table.add_row("agents", str(answer["agents"]))
+    table.add_row("events", _counts(answer["events"]))
+    table.add_row("alerts", _counts(answer["alerts"]))
+    collapsed = sum(counts["collapsed"] for counts in answer["kernel"].values())
+    table.add_row("collapsed", f"{collapsed} repeats counted in the kernel, not sent")
+    lost = answer["lost"]
+    table.add_row("lost", _counts(lost), style="bold red" if lost else "")
+    Console(highlight=False).print(table)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _counts(counts: dict[str, Any]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
