@@ -96,7 +96,6 @@ class Context:
 
     def close(self) -> None:
         self.routes.close()
-        self.cgroups.close()
 
     def losses(self) -> dict[str, int]:
         """What the tables had to let go or could not find, since the sensor began."""

@@ -125,7 +125,7 @@ class Processes:
             args = _args(tgid)
         except (psutil.Error, OSError):
             return None
-        if start_ticks(tgid) != began:
+        if not image or start_ticks(tgid) != began:
             return None
         process = Process(_text(image).removesuffix(" (deleted)"), " ".join(args), args)
         self._put((tgid, began), process)

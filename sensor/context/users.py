@@ -25,6 +25,7 @@ class Users:
         self._passwd = passwd
         self._limit = limit
         self._wait_s = wait_s
+        self._local = 0
         self._names: dict[int, str | None] = {}
         self._before: dict[int, str | None] = {}
         self._asked: set[int] = set()
@@ -49,6 +50,7 @@ class Users:
             fields = line.split(":", 3)
             if len(fields) == 4 and fields[2].isascii() and fields[2].isdigit():
                 names.setdefault(int(fields[2]), fields[0])
+        self._local = len(names)
         self._before = self._names
         self._names = names
 
@@ -58,7 +60,8 @@ class Users:
             threading.Thread(target=self._answer, name="users", daemon=True, args=(self._questions,)).start()
         idle = not self._asked
         answered = threading.Event()
-        if uid not in self._asked and len(self._asked) < _QUEUE_LIMIT:
+        asked_before = uid in self._asked
+        if not asked_before and len(self._asked) < _QUEUE_LIMIT:
             self._asked.add(uid)
             self._questions.put((uid, answered))
         if idle:
@@ -66,7 +69,7 @@ class Users:
         names = self._names
         if uid in names:
             return names[uid]
-        self.unanswered += 1
+        self.unanswered += not asked_before
         return self._before.get(uid)
 
     def _answer(self, questions: SimpleQueue[_Question]) -> None:
@@ -78,7 +81,7 @@ class Users:
                 answer = None
             else:
                 answer = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-            if len(self._names) >= self._limit:
+            if len(self._names) - self._local >= self._limit:
                 self.refresh()
             self._names[uid] = answer
             self._asked.discard(uid)
