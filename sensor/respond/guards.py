@@ -73,6 +73,8 @@ class Guards:
         """`protect`: globs over unit names, or over paths where they start with "/", besides `PROTECTED`."""
         globs = [*PROTECTED, *protect]
         self._root = root
+        self._lineage_of: tuple[int, int] | None = None
+        self._spared: set[int] = set()
         self._units = _any_of(glob for glob in globs if not glob.startswith("/"))
         self._paths = _any_of(glob.rstrip("/") for glob in globs if glob.startswith("/"))
 
@@ -109,7 +111,11 @@ class Guards:
 
     def spared(self) -> set[int]:
         """Processes that no kill may reach: init, kthreadd, the sensor and its ancestors."""
-        return {1, 2} | process.lineage(os.getpid())
+        key = os.getpid(), os.getppid()
+        if key != self._lineage_of:  # a process is only ever given to one of its ancestors
+            self._lineage_of = key
+            self._spared = {1, 2} | process.lineage(os.getpid())
+        return self._spared
 
     def _protected(self, path: str) -> str | None:
         """The protected unit or path that `path` lies in."""
@@ -126,12 +132,9 @@ class Guards:
     @staticmethod
     def _cgroup_of(pid: int) -> str | None:
         """The process's v2 cgroup; None where it has none."""
-        try:
-            with open(f"/proc/{pid}/cgroup", "rb") as file:
-                lines = file.read().decode(errors="backslashreplace").splitlines()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
-        return next((line[3:] for line in lines if line.startswith("0::")), None)
+        lines = (process.read_proc(f"{pid}/cgroup") or b"").split(b"\n")
+        path = next((line[3:] for line in lines if line.startswith(b"0::")), None)
+        return None if path is None else path.decode(errors="backslashreplace")
 
 
 def _holds(path: str, other: str) -> bool:

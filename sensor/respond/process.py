@@ -25,12 +25,24 @@ class Stat(NamedTuple):
     start_ticks: int
 
 
+def read_proc(name: str) -> bytes | None:
+    """A small file below /proc, without the 20 microseconds that a file object costs; None where it is gone."""
+    try:
+        fd = os.open(f"/proc/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    try:
+        return os.read(fd, 1 << 16)
+    except ProcessLookupError:
+        return None
+    finally:
+        os.close(fd)
+
+
 def read_stat(pid: int | str) -> Stat | None:
     """None where there is no such process (`pid`), or thread ("PID/task/TID")."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            data = file.read()
-    except (FileNotFoundError, ProcessLookupError):
+    data = read_proc(f"{pid}/stat")
+    if data is None:
         return None
     start, end = data.index(b"(") + 1, data.rindex(b")")
     fields = data[end + 2 :].split()
@@ -123,11 +135,8 @@ def describe(pid: int) -> str | None:
 
 
 def _tracer(pid: int) -> int:
-    try:
-        status = Path(f"/proc/{pid}/status").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    return int(status.partition(b"\nTracerPid:")[2].split(None, 1)[0])
+    status = read_proc(f"{pid}/status")
+    return 0 if status is None else int(status.partition(b"\nTracerPid:")[2].split(None, 1)[0])
 
 
 def _threads(pid: int) -> list[str]:
