@@ -48,7 +48,7 @@ class Users:
             text = ""
         for line in text.split("\n"):
             fields = line.split(":", 3)
-            if len(fields) == 4 and fields[2].isascii() and fields[2].isdigit():
+            if len(fields) == 4 and len(fields[2]) <= 10 and fields[2].isascii() and fields[2].isdigit():
                 names.setdefault(int(fields[2]), fields[0])
         self._local = len(names)
         self._before = self._names
