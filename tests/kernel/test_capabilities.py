@@ -25,6 +25,8 @@ import ctypes, json, os, signal, subprocess, sys, time
 from pathlib import Path
 ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)
 from sensor.kernel.core import CoreBackend
+from sensor.node import cgroup2_mount
+from sensor.respond.cgroupfs import CgroupRoot
 cgroup, pid = Path(sys.argv[1]), int(sys.argv[2])
 done = {}
 def step(name, act):
@@ -47,6 +49,7 @@ def send():
     signal.pidfd_send_signal(os.pidfd_open(pid), 0)  # only asks for permission
     return True
 step("see", see)
+step("find", lambda: CgroupRoot(cgroup2_mount()).open("/a path that was cut", cgroup.stat().st_ino))
 step("look", lambda: os.readlink(f"/proc/{pid}/exe"))
 step("signal", send)
 step("kill", lambda: (cgroup / "cgroup.kill").write_text("1"))
@@ -57,6 +60,7 @@ NEEDED_FOR = {
     "CAP_BPF": "see",
     "CAP_PERFMON": "see",
     "CAP_NET_ADMIN": "see",
+    "CAP_DAC_READ_SEARCH": "find",
     "CAP_SYS_PTRACE": "look",
     "CAP_KILL": "signal",
     "CAP_DAC_OVERRIDE": "kill",
@@ -87,7 +91,7 @@ def sensor(cgroup: Path, pid: int, capabilities: set[str]) -> dict[str, bool | s
 
 def test_the_services_capabilities_are_enough(cgroup: Path, victim: subprocess.Popen[bytes]) -> None:
     done = sensor(cgroup, victim.pid, set(CAPABILITIES))
-    assert done == {"see": True, "look": True, "signal": True, "kill": True}
+    assert done == {"see": True, "find": True, "look": True, "signal": True, "kill": True}
     assert victim.wait(timeout=30) == -signal.SIGKILL
 
 

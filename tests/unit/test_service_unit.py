@@ -78,7 +78,7 @@ def test_default_paths_are_in_directories_that_the_unit_makes_writable() -> None
 def test_system_calls_and_sockets() -> None:
     allowed = only("SystemCallFilter").split()
     assert not allowed[0].startswith("~")
-    assert {"@system-service", "bpf", "perf_event_open"} <= set(allowed)
+    assert {"@system-service", "bpf", "open_by_handle_at"} <= set(allowed)
     assert {"AF_UNIX", "AF_NETLINK"} == set(only("RestrictAddressFamilies").split())
 
 
