@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha256
@@ -75,17 +74,16 @@ def read(path: Path, key: bytes) -> tuple[ir.Rule, ...] | None:
 
 def _open(path: str, flags: int) -> int:
     """Follows no link, and waits for no writer of a FIFO."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, mode=0o600)
 
 
 def write(path: Path, key: bytes, rules: tuple[ir.Rule, ...]) -> None:
     """Replace the cache in one step, readable by us alone; raises OSError."""
     content = msgspec.json.encode(rules)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
-        with open(descriptor, "wb") as file:
+        with open(temporary, "xb", opener=_open) as file:
             file.write(_seal(key, content) + b"\n" + content)
         temporary.replace(path)
     except OSError:

@@ -19,7 +19,7 @@ from sensor.verdict import Action, Scope
 
 
 class _EitherEngine(RegexEngine):
-    """Accepts what RE2 or Python's `re` accepts, as `sensor.match.regex` does."""
+    """Accepts what RE2 or Python's `re` accepts: what only the latter does is no fault, see `sensor.match.regex`."""
 
     def compile(self, pattern: str, flags: int = 0) -> RegexPattern:
         options = re2.Options()

@@ -47,7 +47,7 @@ from sigma.types import (
 
 from sensor.events import CLASSES, fields_of
 from sensor.match import ir
-from sensor.match.regex import SlowRegexError, compile_regex
+from sensor.match.regex import BeyondRe2Error, compile_regex
 
 _WILDCARDS = {SpecialChars.WILDCARD_MULTI: ir.MANY, SpecialChars.WILDCARD_SINGLE: ir.ONE}
 _POSITIONS = {SigmaContainsModifier, SigmaStartswithModifier, SigmaEndswithModifier}
@@ -182,7 +182,7 @@ def _regex(attribute: str, item: SigmaDetectionItem, value: SigmaRegularExpressi
     )
     try:
         compile_regex(node.pattern, node.flags, from_start=node.from_start, to_end=node.to_end)
-    except SlowRegexError as error:
+    except BeyondRe2Error as error:
         return ir.Missing(str(error))
     except ValueError as error:
         raise SigmaError(str(error)) from None
