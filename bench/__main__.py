@@ -148,7 +148,7 @@ def bench_kills(directory: Path, kills: int) -> None:
             while len((cgroup / "cgroup.procs").read_text().split()) < len(workers):
                 time.sleep(0.001)
             workers.append(start_in(cgroup, [miner, "-c", "sleep 300; :"]))
-            alert = sensor.wait_alert("min", 5)
+            alert = sensor.wait_alert(cgroup, 5)
             if alert is None or alert["response"]["outcome"] != "done":
                 failed += 1
             else:

@@ -147,6 +147,10 @@ class Daemon:
             self._supervisor.alive()
 
     def _tick(self) -> None:
+        for sink in filter(None, (self._alerts, self._events)):
+            sink.flush()
+        if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
+            self._backend.watch_majors(self._context.devices.majors())
         lost = self._losses.look()
         if lost:
             log.error("events were lost", **lost)

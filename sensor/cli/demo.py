@@ -37,10 +37,8 @@ class Act(msgspec.Struct, frozen=True):
 
     title: str
     says: str
-    rule: str
-    """Part of the name of the rule that has to catch it."""
-    stage: Callable[[Path], list[str | Path]]
-    """The command to run, given the cgroup's name space: a directory for files."""
+    stage: Callable[[], list[str | Path]]
+    """Prepares the deed and gives the command that does it."""
 
 
 @click.command("demo")
@@ -78,7 +76,9 @@ def _play(console: Console) -> int:
         status = sensor.wait_ready()
         ready_ms = (time.monotonic() - began) * 1000
         loaded = sum(status["rules"].values())
-        console.print(f"A sensor in enforce mode watches {cgroup}: {loaded} rules, ready in {ready_ms:.0f} ms.\n")
+        console.print(
+            f"A sensor in enforce mode watches {cgroup}: {loaded} rules, ready in {ready_ms:.0f} ms.\n", soft_wrap=True
+        )
         node = Path("/dev") / f"{name}-notes.txt"
         stage.callback(node.unlink, missing_ok=True)
         missed = [act.title for act in _acts(directory, sshd, node) if not _perform(console, sensor, cgroup, act)]
@@ -89,22 +89,22 @@ def _play(console: Console) -> int:
 
 
 def _acts(directory: Path, sshd: Sshd, node: Path) -> list[Act]:
-    def tunnel(_: Path) -> list[str | Path]:
+    def tunnel() -> list[str | Path]:
         return sshd.client("-N", "-R", f"0:127.0.0.1:{sshd.port}")
 
-    def miner(_: Path) -> list[str | Path]:
+    def miner() -> list[str | Path]:
         program = directory / "xmrig"
         shutil.copy(os.path.realpath("/bin/sh"), program)
         return [program, "-c", "sleep 300; :", "xmrig", "-o", "stratum+tcp://127.0.0.1:3333", "-u", "wallet", "-k"]
 
-    def gpu(_: Path) -> list[str | Path]:
+    def gpu() -> list[str | Path]:
         os.mknod(node, 0o20600, os.makedev(NVIDIA_MAJOR, 0))
         return ["/bin/cat", node]
 
     return [
-        Act("reverse tunnel", "the agent opens a reverse SSH tunnel out", "tunnel", tunnel),
-        Act("miner", "it starts a miner on the training node", "min", miner),
-        Act("GPU open", f"it opens a GPU it was not given, through {node}", "GPU", gpu),
+        Act("reverse tunnel", "the agent opens a reverse SSH tunnel out", tunnel),
+        Act("miner", "it starts a miner on the training node", miner),
+        Act("GPU open", f"it opens a GPU it was not given, through {node}", gpu),
     ]
 
 
@@ -112,15 +112,15 @@ def _perform(console: Console, sensor: Sensor, parent: Path, act: Act) -> bool:
     """Stage one act among three innocent workers; True if the sensor killed them all in time."""
     cgroup = parent / act.title.replace(" ", "-").lower()
     cgroup.mkdir()
-    console.print(Text.assemble((f"{act.title}: ", "bold"), act.says))
-    command = act.stage(cgroup)
+    console.print(Text.assemble((f"{act.title}: ", "bold"), act.says), soft_wrap=True)
+    command = act.stage()
     console.print(Text("  $ " + " ".join(map(str, command)), "dim"), soft_wrap=True)
     workers = [start_in(cgroup, ["/bin/sleep", "300"]) for _ in range(3)]
     until = time.monotonic() + PATIENCE_S
     while _count(cgroup) < len(workers) and time.monotonic() < until:
         time.sleep(0.001)
     deed = start_in(cgroup, command)
-    alert = sensor.wait_alert(act.rule)
+    alert = sensor.wait_alert(cgroup)
     stopped = alert is not None and alert["response"]["outcome"] == "done" and not _count(cgroup)
     if stopped:
         for process in (*workers, deed):

@@ -106,12 +106,13 @@ class Sensor:
         self._read += len(whole[0]) + len(whole[1])
         return [orjson.loads(line) for line in whole[0].splitlines()]
 
-    def wait_alert(self, rule: str, timeout_s: float = PATIENCE_S) -> dict[str, Any] | None:
-        """The first new alert of rule `rule` (a part of its name); None where none comes."""
+    def wait_alert(self, cgroup: Path, timeout_s: float = PATIENCE_S) -> dict[str, Any] | None:
+        """The first new alert of `cgroup` whose rule asks for more than an alert; None where none comes."""
+        path = "/" + str(cgroup.relative_to(cgroup2_mount()))
         until = time.monotonic() + timeout_s
         while time.monotonic() < until:
             for alert in self.new_alerts():
-                if rule.lower() in alert["rule"]["name"].lower():
+                if alert.get("cgroup", {}).get("path") == path and alert["response"]["action"] != "alert":
                     return alert
             time.sleep(_POLL_S)
         return None
