@@ -158,6 +158,9 @@ def test_values_beyond_what_is_remembered_are_still_decided() -> None:
         assert hits == [7]
         hits = [n for n in range(5000) if matcher.match(ProcessCreation(time=0, image=f"/x{n}", user_id=n))]
         assert hits == [7]
+    fields = [field for _, _, field in matcher._indexes[ProcessCreation]._fields]
+    assert all(0 < len(field.remembered) <= 1024 for field in fields)
+    assert max(len(text) for field in fields for text in field.remembered) <= 256
 
 
 @pytest.mark.parametrize(

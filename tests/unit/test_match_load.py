@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matching import fires, parse
 
 from sensor.faults import FaultsError
 from sensor.match import cache as kept
 from sensor.match.load import load_rules
+from sensor.match.matcher import Matcher
 from sensor.verdict import RuleInfo
 
 GOOD = """\
@@ -235,6 +239,45 @@ EXPECTED = [
     "unused.yml:8: `User|nosuch`",
     "yaml.yml:2: not YAML",
 ]
+
+
+plain_values = (
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["sel", "1 of them", "a*", "x", "\\ud800"])
+)
+keys = st.sampled_from(
+    ["sel", "condition", "Image|re", "Image|cidr", "|all", "Image|expand|lt", "action", "type", "rules", 5]
+)
+oddities = st.recursive(
+    plain_values, lambda below: st.lists(below, max_size=3) | st.dictionaries(keys, below, max_size=3), max_leaves=8
+)
+sections = [
+    "title",
+    "id",
+    "name",
+    "level",
+    "tags",
+    "related",
+    "logsource",
+    "detection",
+    "response",
+    "correlation",
+    "filter",
+]
+documents = st.dictionaries(st.sampled_from([*sections, "action", "date", "fields"]), oddities, max_size=5)
+sound = {
+    "title": "T",
+    "logsource": {"category": "process_creation"},
+    "detection": {"sel": {"Image": "a"}, "condition": "sel"},
+}
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(documents, min_size=1, max_size=3), st.booleans())
+def test_no_document_however_odd_raises(odd: list[dict[str, object]], over_sound: bool) -> None:
+    texts = [yaml.safe_dump({**sound, **document} if over_sound else document) for document in odd]
+    rules, faults = parse("---\n".join(texts), texts[0])
+    Matcher(rules)
+    assert all(fault.path.startswith("/rules/r") and "\n" not in fault.what for fault in faults)
 
 
 def test_the_cache_gives_the_same_rules_without_pysigma(tmp_path: Path) -> None:
