@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,12 +80,15 @@ def victim(cgroup: Path) -> Iterator[subprocess.Popen[bytes]]:
     process.wait()
 
 
-def sensor(cgroup: Path, pid: int, capabilities: set[str]) -> dict[str, bool | str]:
+def within(capabilities: Iterable[str]) -> list[str]:
+    """The start of a command that runs as root with no more than these."""
     names = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in sorted(capabilities))
-    command = ["setpriv", f"--bounding-set=-all,{names}", "--inh-caps=-all", "--no-new-privs"]
-    result = subprocess.run(
-        [*command, sys.executable, "-c", SENSOR, str(cgroup), str(pid)], capture_output=True, text=True
-    )
+    return ["setpriv", f"--bounding-set=-all,{names}", "--inh-caps=-all", "--no-new-privs"]
+
+
+def sensor(cgroup: Path, pid: int, capabilities: set[str]) -> dict[str, bool | str]:
+    command = [*within(capabilities), sys.executable, "-c", SENSOR, str(cgroup), str(pid)]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     done: dict[str, bool | str] = json.loads(result.stdout)
     return done
@@ -100,3 +105,29 @@ def test_each_capability_is_needed(cgroup: Path, victim: subprocess.Popen[bytes]
     done = sensor(cgroup, victim.pid, set(CAPABILITIES) - {name})
     failed = {step for step, result in done.items() if result is not True}
     assert failed == {NEEDED_FOR[name]}, done
+
+
+def test_the_whole_sensor_starts_with_them(cgroup: Path, tmp_path: Path) -> None:
+    (tmp_path / "agents.d").mkdir()
+    (tmp_path / "sensor.yml").write_text(f"agents: {tmp_path}/agents.d\nmode: enforce\n")
+    arguments = {
+        "config": tmp_path / "sensor.yml",
+        "cgroup-root": cgroup,
+        "alerts": tmp_path / "alerts.jsonl",
+        "state-dir": tmp_path / "state",
+        "control-socket": tmp_path / "control.sock",
+    }
+    command = [*within(CAPABILITIES), sys.executable, "-c", "from sensor.cli.main import main; main()", "run"]
+    command += [f"--{name}={value}" for name, value in arguments.items()]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        limit = threading.Timer(60, process.kill)
+        limit.start()
+        try:
+            said = list(itertools.takewhile(lambda line: '"event":"ready"' not in line, process.stderr))
+            assert process.poll() is None, "".join(said)
+            process.terminate()
+            assert process.wait(timeout=30) == 0
+        finally:
+            limit.cancel()
+            process.kill()
