@@ -93,11 +93,12 @@ TARGET_PIP = $(BIN)/pip --disable-pip-version-check --python "$(DESTDIR)$(LIBDIR
 
 # The venv is filled under DESTDIR but runs from LIBDIR, so whatever records its own path is written anew.
 install: build ## into DESTDIR and PREFIX (/usr); an existing sensor.yml is kept
-	rm -rf build/lib build/wheels "$(DESTDIR)$(LIBDIR)"
+	rm -rf build/lib "$(DESTDIR)$(LIBDIR)"
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/lib" "$(DESTDIR)$(UNITDIR)"
 	@$(FIND_PYTHON); "$$python" -m venv --without-pip "$(DESTDIR)$(LIBDIR)"
-	$(TARGET_PIP) wheel -q -c constraints.txt -w build/wheels .
-	$(TARGET_PIP) install -q --no-index --find-links build/wheels --no-compile hostbrake
+	$(TARGET_PIP) wheel -q -c constraints.txt -w "$(DESTDIR)$(LIBDIR)/wheels" .
+	$(TARGET_PIP) install -q --no-index --find-links "$(DESTDIR)$(LIBDIR)/wheels" --no-compile hostbrake
+	rm -r "$(DESTDIR)$(LIBDIR)/wheels"
 	cd "$(DESTDIR)$(LIBDIR)/bin" && find . -type f -delete && { \
 		printf '%s\n' '#!$(LIBDIR)/bin/python3 -I' 'import sys' 'from sensor.cli.main import main' \
 			'sys.exit(main())' >hostbrake; chmod 755 hostbrake; }
