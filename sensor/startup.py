@@ -13,8 +13,8 @@ from sensor.config import Config, load_config, usable_config
 from sensor.faults import Fault, FaultsError
 from sensor.match.load import RuleSet, load_rules
 
-
 RULES_CACHE = "rules.cache"
+"""Its name in the state directory."""
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -43,7 +43,7 @@ def load_everything(path: str | Path | None, overrides: Mapping[str, Any], cache
     except FaultsError as error:
         faults += error.faults
     try:
-        cache = Path(config.state_dir) / "rules.cache" if cache_rules else None
+        cache = Path(config.state_dir) / RULES_CACHE if cache_rules else None
         rules = load_rules(config.rules, cache=cache)
     except FaultsError as error:
         faults += error.faults
