@@ -33,6 +33,12 @@ _PROTOCOLS = {
     262: "mptcp",
 }
 """IPPROTO_* in include/uapi/linux/in.h."""
+_FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 38: "alg", 40: "vsock"}
+"""AF_* in include/linux/socket.h."""
+
+
+def _family(number: int) -> str:
+    return _FAMILIES.get(number) or str(number)
 
 
 class _Place(msgspec.Struct, frozen=True, gc=False):
@@ -194,6 +200,7 @@ class Context:
             ancestors=[parent_image, *processes.images(chain[1:])] if chain else None,
             fileless=raw.fileless,
             stdio_socket=raw.stdio_socket,
+            stdio_socket_family=_family(raw.stdio_family) if raw.stdio_family else None,
             truncated=raw.truncated,
             user=user,
             user_id=raw.uid,
