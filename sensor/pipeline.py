@@ -6,7 +6,7 @@ from collections import Counter
 
 import structlog
 
-from sensor.context import Context
+from sensor.context.enrich import Context
 from sensor.decode import DecodeError, decode
 from sensor.events import AnyEvent, to_record
 from sensor.match.matcher import Matcher

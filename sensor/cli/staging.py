@@ -17,8 +17,8 @@ import orjson
 
 from sensor.control import ControlError, ask
 from sensor.node import cgroup2_mount
+from sensor.respond.act import kill_cgroups
 from sensor.respond.cgroupfs import CgroupRoot
-from sensor.respond.executor import kill_cgroups
 
 PATIENCE_S = 10.0
 _POLL_S = 0.002

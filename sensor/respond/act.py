@@ -15,6 +15,10 @@ from typing import Protocol
 from sensor.respond import process
 from sensor.respond.cgroupfs import Cgroup
 
+BOUND_S = 10.0
+"""When what has not died yet is reported as having survived."""
+POLL_S = 0.0001
+_NAMED = 5
 _FIRST_PASS_S = 0.001
 _LAST_PASS_S = 0.05
 _STOP_BOUND_S = 0.05
@@ -218,6 +222,30 @@ class KillProcess:
         self._unscanned.add(pid)
         self.processes += 1
         return True
+
+
+def kill_cgroups(cgroups: list[Cgroup], timeout_s: float = BOUND_S) -> tuple[int, list[str]]:
+    """Kill all that is in `cgroups` and wait for it: (how many processes, who survived `timeout_s`, in words).
+
+    The cgroups are closed. Raises OSError where the kernel refuses.
+    """
+    act = KillCgroups(cgroups)
+    try:
+        act.begin()
+        until = time.monotonic() + timeout_s
+        while not (settled := act.is_settled()) and time.monotonic() < until:
+            time.sleep(POLL_S)
+        if settled:
+            act.finish()
+        return act.processes, [] if settled else act.survivors()
+    finally:
+        act.close()
+
+
+def survived(names: list[str], seconds: float) -> str:
+    """One sentence that names the first few of those that could not be killed."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"not done after {seconds:g} s: {', '.join(names[:_NAMED])}{more}"
 
 
 def _kill_members(cgroup: Cgroup) -> set[int]:

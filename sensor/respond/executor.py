@@ -11,14 +11,13 @@ import os
 import select
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
 
 from sensor.events import AnyEvent
 from sensor.respond import process
-from sensor.respond.act import Act, FreezeCgroups, KillCgroups, KillProcess
+from sensor.respond.act import BOUND_S, POLL_S, Act, FreezeCgroups, KillCgroups, KillProcess, survived
 from sensor.respond.cgroupfs import Cgroup, CgroupRoot
 from sensor.respond.guards import Guards
 from sensor.respond.plan import Plan, Planner, Target
@@ -26,12 +25,8 @@ from sensor.verdict import Action, Mode, Outcome, OutcomeName, Scope, Verdict
 
 INLINE_S = 0.02
 """How long `begin` waits for the effect itself; most cgroups are dead after 2 to 6 ms."""
-BOUND_S = 10.0
-"""When what has not died yet is reported as having survived."""
-_POLL_S = 0.0001
 _RETRY_S = 0.01
 _MINUTE_S = 60.0
-_NAMED = 5
 
 
 class _Result(msgspec.Struct, frozen=True):
@@ -257,37 +252,11 @@ class Executor:
     def _wait_inline(job: _Job) -> None:
         until = time.monotonic() + INLINE_S
         while not job.advance() and time.monotonic() < until:
-            time.sleep(_POLL_S)
+            time.sleep(POLL_S)
 
     def _counted(self, outcome: Outcome) -> Outcome:
         self.counts[f"{outcome.action} {outcome.outcome}"] += 1
         return outcome
-
-
-def kill_cgroups(
-    cgroups: list[Cgroup], timeout_s: float = BOUND_S, clock: Callable[[], float] = time.monotonic
-) -> tuple[int, list[str]]:
-    """Kill all that is in `cgroups` and wait for it: (how many processes, who survived `timeout_s`, in words).
-
-    The cgroups are closed. Raises OSError where the kernel refuses.
-    """
-    act = KillCgroups(cgroups)
-    try:
-        act.begin()
-        until = clock() + timeout_s
-        while not (settled := act.is_settled()) and clock() < until:
-            time.sleep(_POLL_S)
-        if settled:
-            act.finish()
-        return act.processes, [] if settled else act.survivors()
-    finally:
-        act.close()
-
-
-def survived(names: list[str], seconds: float) -> str:
-    """One sentence that names the first few of those that could not be killed."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"not done after {seconds:g} s: {', '.join(names[:_NAMED])}{more}"
 
 
 def _completed(verdict: Verdict, outcome: Outcome, job: _Job) -> Outcome:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,8 +27,9 @@ from respond_helpers import (
     wait_for,
 )
 
+from sensor.respond.act import kill_cgroups
 from sensor.respond.cgroupfs import CgroupRoot
-from sensor.respond.executor import Pending, kill_cgroups
+from sensor.respond.executor import Pending
 
 pytestmark = pytest.mark.kernel
 
@@ -65,6 +69,35 @@ for number in range(1, 65):
 print("deaf", flush=True)
 while True: time.sleep(1000)
 """
+
+
+HALF_THREADED = """
+import threading, time
+thread = threading.Thread(target=time.sleep, args=(1000,))
+thread.start()
+print("two threads", flush=True)
+"""
+
+TRACER = """
+import ctypes, sys, time
+libc = ctypes.CDLL(None)
+libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+print(libc.ptrace(int(sys.argv[2]), int(sys.argv[1]), 0, int(sys.argv[3])), flush=True)
+time.sleep(1000)
+"""
+PTRACE_ATTACH, PTRACE_SEIZE, PTRACE_O_TRACEEXIT = 16, 0x4206, 0x40  # include/uapi/linux/ptrace.h
+
+
+@contextmanager
+def tracing(pid: int, request: int, options: int) -> Iterator[int]:
+    """Another process, whose pid this is, traces `pid`."""
+    argv = [sys.executable, "-c", TRACER, *map(str, (pid, request, options))]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as tracer:
+        try:
+            assert tracer.stdout is not None and tracer.stdout.readline() == b"0\n"
+            yield tracer.pid
+        finally:
+            tracer.kill()
 
 
 def test_twenty_processes_are_gone_before_the_outcome_says_done(cgroup: Path) -> None:
@@ -121,24 +154,12 @@ def test_a_frozen_cgroup_dies(cgroup: Path) -> None:
 
 def test_stopped_and_traced_processes_die(cgroup: Path) -> None:
     processes = spawn_in(cgroup, count=2)
-    tracer = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"import ctypes, time; print(ctypes.CDLL(None).ptrace(16, {processes[0].pid}, 0, 0), flush=True); time.sleep(1000)",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert tracer.stdout is not None and tracer.stdout.readline() == b"0\n"
+    with tracing(processes[0].pid, PTRACE_ATTACH, 0):
         wait_for(lambda: state_of(processes[0].pid) == "t", "traced")
-        os.kill(processes[1].pid, 19)
+        os.kill(processes[1].pid, signal.SIGSTOP)
         wait_for(lambda: state_of(processes[1].pid) == "T", "stopped")
         assert outcome_of(executor(), verdict_on(processes[1].pid, cgroup)).outcome == "done"
         assert all(is_dead(process.pid) for process in processes)
-    finally:
-        tracer.kill()
-        tracer.wait()
 
 
 def test_a_fork_bomb_dies(cgroup: Path) -> None:
@@ -162,11 +183,9 @@ def test_a_threaded_cgroup_dies_though_it_has_no_cgroup_kill(cgroup: Path) -> No
     threaded = cgroup / "threaded"
     threaded.mkdir()
     (threaded / "cgroup.type").write_text("threaded")
-    process = python_in(
-        cgroup,
-        "import threading, time\nt = threading.Thread(target=time.sleep, args=(1000,)); t.start()\nprint(t.native_id, flush=True); t.join()",
-    )
-    thread = next(tid for tid in os.listdir(f"/proc/{process.pid}/task") if tid != str(process.pid))
+    process = python_in(cgroup, HALF_THREADED)
+    tasks = [task.name for task in Path(f"/proc/{process.pid}/task").iterdir()]
+    thread = next(tid for tid in tasks if tid != str(process.pid))
     (threaded / "cgroup.threads").write_text(thread)
     (bystander,) = spawn_in(cgroup)
     outcome = outcome_of(executor(), verdict_on(process.pid, threaded))
@@ -287,7 +306,7 @@ def test_verdicts_on_a_cgroup_that_is_dying_share_the_kill(cgroup: Path, monkeyp
     begun = [act.begin(verdict) for verdict in verdicts]
     assert all(isinstance(each, Pending) for each in begun)
     assert all(each.outcome.outcome == "pending" for each in begun if isinstance(each, Pending))
-    done = dict((id(verdict), outcome) for verdict, outcome in completed(act, len(begun)))
+    done = {id(verdict): outcome for verdict, outcome in completed(act, len(begun))}
     assert [done[id(verdict)].outcome for verdict in verdicts] == ["done"] * 4
     assert {done[id(verdict)].action for verdict in verdicts} == {"kill"}, "counted as one kill"
     assert is_empty(cgroup) and act.timeout() is None
@@ -298,26 +317,13 @@ def _resident_mb(pid: int) -> float:
 
 
 def test_what_survives_is_named_and_the_outcome_is_failed(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vfork parent cannot be held back, so a process held at its exit by a tracer stands for the unkillable."""
+    """A process that a tracer holds at its exit stands for one in an uninterruptible sleep."""
     monkeypatch.setattr("sensor.respond.executor.BOUND_S", 0.3)
     (process,) = spawn_in(cgroup)
-    code = f"""
-import ctypes, os, time
-libc = ctypes.CDLL(None)
-libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
-assert libc.ptrace(0x4206, {process.pid}, 0, 0x40) == 0  # PTRACE_SEIZE, PTRACE_O_TRACEEXIT
-print("seized", flush=True)
-time.sleep(1000)
-"""
-    tracer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    try:
-        assert tracer.stdout is not None and tracer.stdout.readline() == b"seized\n"
+    with tracing(process.pid, PTRACE_SEIZE, PTRACE_O_TRACEEXIT) as tracer:
         outcome = outcome_of(executor(), verdict_on(process.pid, cgroup))
-    finally:
-        tracer.kill()
-        tracer.wait()
     assert outcome.outcome == "failed" and outcome.reason is not None
-    assert f"{process.pid} (sleep, state t, traced by {tracer.pid})" in outcome.reason
+    assert f"{process.pid} (sleep, state t, traced by {tracer})" in outcome.reason
 
 
 def test_kill_cgroups_says_how_many_and_who_survived(cgroup: Path) -> None:

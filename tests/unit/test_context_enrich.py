@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sensor import decode
 from sensor.agents_file import AgentFile, Egress, Gpu, Match, Owner
-from sensor.context import Context
 from sensor.context.agents import Agents
+from sensor.context.enrich import Context
 from sensor.context.identity import TICK, parse_guid
 from sensor.events import DeviceOpen, NetworkConnection, ProcessCreation, to_record
 
