@@ -1,0 +1,39 @@
+"""docs/RULES.md says what is so: its example works, its fields are all there are, its table is the shipped rules."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sensor.cli.samples import read_samples
+from sensor.config import shipped_rules_dir
+from sensor.events import CLASSES, fields_of
+from sensor.match.load import load_rules
+from sensor.match.matcher import Matcher
+
+PAGE = (Path(__file__).parents[2] / "docs" / "RULES.md").read_text()
+
+
+def test_the_example_is_a_rule_and_its_samples_agree(tmp_path: Path) -> None:
+    rule_text, sample_text = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)
+    (tmp_path / "rule.yml").write_text(rule_text)
+    (tmp_path / "sample.yaml.txt").write_text(sample_text)
+    (rule,) = load_rules([tmp_path])
+    samples, faults = read_samples(tmp_path / "sample.yaml.txt")
+    assert rule.coverage.status == "full" and not faults and len(samples) == 3
+    for sample in samples:
+        assert bool(Matcher([rule]).match(sample.event)) == (sample.expected == "match")
+
+
+def test_the_table_of_fields_is_complete() -> None:
+    rows = dict(re.findall(r"^\| `?(all|\w+_\w+)`? \| (.*) \|$", PAGE, re.M))
+    common = set(re.findall(r"`(\w+)`", rows["all"]))
+    for category in CLASSES:
+        assert common | set(re.findall(r"`(\w+)`", rows[category])) == set(fields_of(category))
+
+
+def test_the_table_of_rules_is_the_shipped_ones() -> None:
+    rows = set(re.findall(r"^\| (.+) \| (\w+) \| (\w+) \| `rules/(.+)` \|$", PAGE, re.M))
+    top = Path(shipped_rules_dir())
+    rules = load_rules([top])
+    assert rows == {(r.info.title, r.info.level, r.info.action, str(Path(r.info.path).relative_to(top))) for r in rules}
