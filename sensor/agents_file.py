@@ -177,11 +177,19 @@ def load_agents(directory: str | Path = DEFAULT_AGENTS_DIR) -> list[AgentFile]:
 
     The default directory may be missing. Raises FaultsError with every fault of every file.
     """
+    agents, faults = read_agents(directory)
+    if faults:
+        raise FaultsError(faults)
+    return agents
+
+
+def read_agents(directory: str | Path) -> tuple[list[AgentFile], list[Fault]]:
+    """As `load_agents`, but gives those agents, too, whose own files are in order where others are not."""
     root = Path(directory)
     if not root.is_dir():
         if str(root) == DEFAULT_AGENTS_DIR and not root.exists():
-            return []
-        raise FaultsError([Fault(str(root), 0, "is no directory")])
+            return [], []
+        return [], [Fault(str(root), 0, "is no directory")]
     faults: list[Fault] = []
     agents: list[AgentFile] = []
     names: dict[str, list[tuple[str, int]]] = {}
@@ -194,10 +202,7 @@ def load_agents(directory: str | Path = DEFAULT_AGENTS_DIR) -> list[AgentFile]:
             agents.append(agent)
         if isinstance(document.data, dict) and isinstance(document.data.get("agent"), str):
             names.setdefault(document.data["agent"], []).append((str(file), document.line_of(("agent",))))
-    faults += _duplicates(names)
-    if faults:
-        raise FaultsError(faults)
-    return agents
+    return agents, faults + _duplicates(names)
 
 
 def _only_document(path: str, faults: list[Fault]) -> Document | None:

@@ -5,11 +5,12 @@ Where the kernel refuses a step, `begin` and `is_settled` raise OSError; the tar
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from sensor.respond import process
@@ -224,22 +225,41 @@ class KillProcess:
         return True
 
 
-def kill_cgroups(cgroups: list[Cgroup], timeout_s: float = BOUND_S) -> tuple[int, list[str]]:
+def kill_cgroups(cgroups: Iterable[Cgroup], timeout_s: float = BOUND_S) -> tuple[int, list[str]]:
     """Kill all that is in `cgroups` and wait for it: (how many processes, who survived `timeout_s`, in words).
 
-    The cgroups are closed. Raises OSError where the kernel refuses.
+    Where the kernel refuses one cgroup, that is said of it, and the others die nevertheless. Closes them all.
     """
-    act = KillCgroups(cgroups)
-    try:
-        act.begin()
+    acts = {cgroup.path: KillCgroups([cgroup]) for cgroup in cgroups}
+    failed: list[str] = []
+    with contextlib.ExitStack() as held:
+        for act in acts.values():
+            held.callback(act.close)
         until = time.monotonic() + timeout_s
-        while not (settled := act.is_settled()) and time.monotonic() < until:
+        waiting = _settle(acts, KillCgroups.begin, failed)
+        while waiting and time.monotonic() < until:
             time.sleep(POLL_S)
-        if settled:
-            act.finish()
-        return act.processes, [] if settled else act.survivors()
-    finally:
-        act.close()
+            waiting = _settle(waiting, None, failed)
+        failed += [name for act in waiting.values() for name in act.survivors()]
+    return sum(act.processes for act in acts.values()), failed
+
+
+def _settle(
+    acts: dict[str, KillCgroups], first: Callable[[KillCgroups], None] | None, failed: list[str]
+) -> dict[str, KillCgroups]:
+    """Those of `acts` that have not settled; what the kernel refuses goes to `failed`."""
+    waiting = {}
+    for path, act in acts.items():
+        try:
+            if first is not None:
+                first(act)
+            if act.is_settled():
+                act.finish()
+            else:
+                waiting[path] = act
+        except OSError as error:
+            failed.append(f"{path}: {error.strerror}")
+    return waiting
 
 
 def survived(names: list[str], seconds: float) -> str:

@@ -69,8 +69,12 @@ PROTECTED: tuple[str, ...] = (
 class Guards:
     """Says of a cgroup or process why it must not be acted on."""
 
-    def __init__(self, root: CgroupRoot, protect: Iterable[str] = ()) -> None:
-        """`protect`: globs over unit names, or over paths where they start with "/", besides `PROTECTED`."""
+    def __init__(self, root: CgroupRoot, protect: Iterable[str] = (), own: str = "the sensor itself") -> None:
+        """`protect`: globs over unit names, or over paths where they start with "/", besides `PROTECTED`.
+
+        `own`: this process, in refusals.
+        """
+        self._own = own
         globs = [*PROTECTED, *protect]
         self._root = root
         self._lineage_of: tuple[int, int] | None = None
@@ -87,7 +91,7 @@ class Guards:
         path = "/" + path.strip("/")
         if path == "/":
             return "the root cgroup is never acted on"
-        for pid, whose in ((1, "init"), (os.getpid(), "the sensor itself")):
+        for pid, whose in ((1, "init"), (os.getpid(), self._own)):
             own = self._cgroup_of(pid)
             if own is not None and _holds(path, own):
                 return f"{path} holds {whose}"

@@ -79,9 +79,9 @@ class Planner:
             paths = [job.group()]
         if not paths or own is None:
             return None
-        targets = {target.path: target for path in paths for target in self._workloads(path)}
+        targets = {target.path: target for path in paths for target in workloads(self._root, path)}
         targets[boundary(event)[0].path] = boundary(event)[0]
-        refusals = {path: self._guards.refusal(path, _is_workload(path, event)) for path in targets}
+        refusals = {path: self._guards.refusal(path, is_workload(path, event.container_id)) for path in targets}
         allowed = [target for path, target in targets.items() if refusals[path] is None]
         if not allowed:
             return None
@@ -93,16 +93,6 @@ class Planner:
             process=event.process_guid,
             reason=f"left out: {'; '.join(left_out)}" if left_out else None,
         )
-
-    def _workloads(self, path: str) -> list[Target]:
-        """What there is to act on at `path`: of a Slurm job its steps' `user` cgroups, else the cgroup itself."""
-        user = _SLURM_USER.match(path)
-        if user:
-            return [Target(user.group())]
-        if not _SLURM_JOB.match(path):
-            return [Target(path)]
-        below = self._root.below(path)
-        return [Target(found) for found in below if _SLURM_USER.fullmatch(found)]
 
     def _process_plan(self, verdict: Verdict, why: str | None) -> Plan:
         event = verdict.event
@@ -146,8 +136,19 @@ def _container_boundary(path: str, container_id: str | None) -> str | None:
     return None
 
 
-def _is_workload(path: str, event: AnyEvent) -> bool:
-    return bool(_SLURM_USER.fullmatch(path)) or _container_boundary(path, event.container_id) == path
+def workloads(root: CgroupRoot, path: str) -> list[Target]:
+    """What there is to act on at `path`: of a Slurm job its steps' `user` cgroups, else the cgroup itself."""
+    user = _SLURM_USER.match(path)
+    if user:
+        return [Target(user.group())]
+    if not _SLURM_JOB.match(path):
+        return [Target(path)]
+    return [Target(below) for below in root.below(path) if _SLURM_USER.fullmatch(below)]
+
+
+def is_workload(path: str, container_id: str | None) -> bool:
+    """The path's form shows that users' processes alone are there, so that it may lie in a protected unit."""
+    return bool(_SLURM_USER.fullmatch(path)) or _container_boundary(path, container_id) == path
 
 
 def _topmost(targets: Sequence[Target]) -> list[Target]:
