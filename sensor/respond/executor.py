@@ -138,7 +138,7 @@ class Executor:
         if key not in self._jobs:
             self._jobs[key] = job
             for fd, events in job.act.wakers():
-                self._epoll.register(fd, events)
+                self._epoll.register(fd, events | select.EPOLLET)  # a dead process's pidfd stays readable
         pending = Pending(verdict, replace(outcome, action=job.action, outcome="pending", reason=job.reason))
         self._waiting.append((pending, job))
         return pending
@@ -153,6 +153,7 @@ class Executor:
 
     def completed(self) -> list[tuple[Verdict, Outcome]]:
         """The outcomes that became known since the last call; drives what is pending."""
+        self._epoll.poll(0)  # takes back what made `fileno` readable
         for key, job in list(self._jobs.items()):
             if job.advance():
                 del self._jobs[key]

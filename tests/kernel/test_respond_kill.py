@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -324,6 +325,20 @@ def test_what_survives_is_named_and_the_outcome_is_failed(cgroup: Path, monkeypa
         outcome = outcome_of(executor(), verdict_on(process.pid, cgroup))
     assert outcome.outcome == "failed" and outcome.reason is not None
     assert f"{process.pid} (sleep, state t, traced by {tracer})" in outcome.reason
+
+
+def test_waiting_for_what_does_not_die_does_not_spin(cgroup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensor.respond.executor.BOUND_S", 1.0)
+    held, dies = spawn_in(cgroup, count=2)
+    act = executor()
+    with tracing(held.pid, PTRACE_SEIZE, PTRACE_O_TRACEEXIT), select.epoll() as epoll:
+        epoll.register(act.fileno(), select.EPOLLIN)
+        assert isinstance(act.begin(verdict_on(dies.pid, cgroup)), Pending)
+        wakes, outcomes = 0, []
+        while not outcomes:
+            wakes += len(epoll.poll(act.timeout()))
+            outcomes = act.completed()
+    assert outcomes[0][1].outcome == "failed" and wakes < 10
 
 
 def test_kill_cgroups_says_how_many_and_who_survived(cgroup: Path) -> None:
