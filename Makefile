@@ -78,7 +78,7 @@ FIND_PYTHON = python=; for candidate in $(or $(PYTHON),/usr/bin/python3 python3)
 
 $(VENV)/installed: pyproject.toml constraints.txt | packages
 	@[ -x $(BIN)/pip ] || { $(FIND_PYTHON); "$$python" -m venv $(VENV); }
-	$(BIN)/pip --disable-pip-version-check install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip --disable-pip-version-check install -q -c constraints.txt --config-settings editable_mode=compat -e '.[dev]'
 	touch $@
 
 build/bpf/%.bpf.o: bpf/%.bpf.c $(HEADERS) Makefile | packages

@@ -23,7 +23,7 @@ static __always_inline void report(struct cgroup *cgroup, const char *path, stru
 		scratch->header.flags |= FLAG_TRUNCATED;
 	scratch->cgroup.path_length = length;
 	scratch->end += length;
-	send(scratch, false);
+	send(scratch, HOUSEKEEPING);
 }
 
 SEC("tp_btf/cgroup_mkdir")

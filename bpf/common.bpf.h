@@ -18,6 +18,7 @@
 #define PATH_COMPONENTS 48
 #define NAME_BYTES 256 /* NAME_MAX and the NUL */
 #define COLLAPSE_NS 1000000000ULL
+#define TURN_NS 4000000ULL /* how long an event may wait for the reader's next turn: TURN_S in sensor/daemon.py */
 
 /* The largest record: three paths and argv; a component may overhang the limit by one name. */
 #define RECORD_BYTES (sizeof(struct exec_event) + 3 * (PATH_BYTES + NAME_BYTES) + ARGS_BYTES)
@@ -43,11 +44,12 @@ struct {
 	__uint(max_entries, 4 * 1024 * 1024);
 } events SEC(".maps") __weak;
 
+/* One entry with all counters, so that one look-up reads them all. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, EVENT_KINDS *COUNTERS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, __u64[EVENT_KINDS * COUNTERS]);
 } counters SEC(".maps") __weak;
 
 /* Not per CPU: a cgroup program can be preempted, and another may then run on the same CPU. Each CPU has a few
@@ -85,13 +87,21 @@ struct {
 	__type(value, struct repeat);
 } repeats SEC(".maps") __weak;
 
+/* When the reader was last woken, CLOCK_BOOTTIME. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} last_wake SEC(".maps") __weak;
+
 static __always_inline void count(__u32 kind, __u32 counter)
 {
-	__u32 slot = kind * COUNTERS + counter;
-	__u64 *value = bpf_map_lookup_elem(&counters, &slot);
+	__u32 slot = kind * COUNTERS + counter, entry = 0;
+	__u64 *values = bpf_map_lookup_elem(&counters, &entry);
 
-	if (value)
-		*value += 1;
+	if (values && slot < EVENT_KINDS * COUNTERS)
+		values[slot] += 1;
 }
 
 static __always_inline struct scratch *scratch_take(__u32 kind)
@@ -109,16 +119,34 @@ static __always_inline struct scratch *scratch_take(__u32 kind)
 	return NULL;
 }
 
-/* Send what the scratch buffer holds and free it. Events that rules judge wake the reader at once; what
- * only keeps its tables waits for the next such event, or for the ring to fill up. */
-static __always_inline void send(struct scratch *scratch, bool urgent)
+enum urgency {
+	HOUSEKEEPING, /* only keeps the reader's tables: waits for the next record that wakes it */
+	FAMILIAR,     /* may wait for the reader's next turn, if there was one just now */
+	URGENT,       /* wakes the reader at once */
+};
+
+static __always_inline bool wake_now(enum urgency urgency, __u64 now)
+{
+	__u32 entry = 0;
+	__u64 *last = bpf_map_lookup_elem(&last_wake, &entry);
+
+	if (!last)
+		return true;
+	if (urgency == HOUSEKEEPING && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < 1024 * 1024)
+		return false;
+	if (urgency == FAMILIAR && now - *last < TURN_NS)
+		return false;
+	*last = now;
+	return true;
+}
+
+/* Send what the scratch buffer holds and free it. */
+static __always_inline void send(struct scratch *scratch, enum urgency urgency)
 {
 	__u32 kind = scratch->header.kind, size = scratch->end;
-	__u64 flags = BPF_RB_FORCE_WAKEUP;
+	__u64 flags = wake_now(urgency, scratch->header.time) ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP;
 
 	scratch->header.size = size;
-	if (!urgent && bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) < 1024 * 1024)
-		flags = BPF_RB_NO_WAKEUP;
 	if (size > RECORD_BYTES)
 		size = RECORD_BYTES;
 	if (bpf_ringbuf_output(&events, scratch->bytes, size, flags))

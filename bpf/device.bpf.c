@@ -41,7 +41,7 @@ int on_device(struct bpf_cgroup_dev_ctx *ctx)
 	scratch->device.minor = ctx->minor;
 	scratch->device.access = access;
 	scratch->origin.image_length = append_file(scratch, BPF_CORE_READ(task, mm, exe_file));
-	send(scratch, true);
+	send(scratch, URGENT);
 	return ALLOW;
 }
 

@@ -64,7 +64,7 @@ static __always_inline int report(struct bpf_sock_addr *ctx, __u16 family)
 	__builtin_memcpy(scratch->connect.destination, key.what, sizeof(key.what));
 	fill_source(ctx, &scratch->connect, family);
 	scratch->origin.image_length = append_file(scratch, BPF_CORE_READ(task, mm, exe_file));
-	send(scratch, true);
+	send(scratch, URGENT);
 	return ALLOW;
 }
 

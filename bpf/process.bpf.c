@@ -5,6 +5,41 @@
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 
+#define FAMILIAR_RUNS 3
+#define FAMILIAR_NS 1000000000ULL
+
+struct program_key {
+	__u64 cgroup_id;
+	__u64 inode; /* its address: enough to tell programs apart for a second */
+};
+
+struct program_runs {
+	__u64 since;
+	__u64 runs;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct program_key);
+	__type(value, struct program_runs);
+} programs SEC(".maps");
+
+/* In a storm of execs most are of few programs. The first few runs of each wake the reader at once, so that a miner
+ * among a thousand compiler runs is judged as fast as one alone; the rest share the reader's turns. */
+static __always_inline enum urgency urgency_of(struct scratch *scratch, struct inode *inode)
+{
+	struct program_key key = {.cgroup_id = scratch->header.cgroup_id, .inode = (__u64)inode};
+	struct program_runs *runs = bpf_map_lookup_elem(&programs, &key);
+	struct program_runs fresh = {.since = scratch->header.time, .runs = 1};
+
+	if (!runs || fresh.since - runs->since > FAMILIAR_NS) {
+		bpf_map_update_elem(&programs, &key, &fresh, BPF_ANY);
+		return URGENT;
+	}
+	return __sync_fetch_and_add(&runs->runs, 1) < FAMILIAR_RUNS ? URGENT : FAMILIAR;
+}
+
 /* AF_* of the first standard stream that is a socket; 0 where none is. */
 static __always_inline __u16 stdio_family(struct task_struct *task, __u16 *flags)
 {
@@ -53,6 +88,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 {
 	struct scratch *scratch = scratch_take(EVENT_EXEC);
 	struct exec_event *event;
+	struct inode *inode;
 	struct file *file;
 
 	if (!scratch)
@@ -63,13 +99,14 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	event->origin.repeats = 0;
 	event->stdio_family = stdio_family(task, &event->origin.header.flags);
 	file = BPF_CORE_READ(bprm, file);
-	if (BPF_CORE_READ(file, f_inode, i_nlink) == 0)
+	inode = BPF_CORE_READ(file, f_inode);
+	if (BPF_CORE_READ(inode, i_nlink) == 0)
 		event->origin.header.flags |= FLAG_FILELESS;
 	event->origin.image_length = append_file(scratch, file);
 	event->parent_image_length = append_file(scratch, BPF_CORE_READ(task, real_parent, mm, exe_file));
 	event->cwd_length = append_path(scratch, BPF_CORE_READ(task, fs, pwd.dentry), BPF_CORE_READ(task, fs, pwd.mnt));
 	event->args_length = append_args(scratch, task);
-	send(scratch, true);
+	send(scratch, urgency_of(scratch, inode));
 	return 0;
 }
 
@@ -84,7 +121,7 @@ int BPF_PROG(on_exit, struct task_struct *task)
 	if (!scratch)
 		return 0;
 	fill_header(scratch, task, EVENT_EXIT, sizeof(struct header));
-	send(scratch, false);
+	send(scratch, HOUSEKEEPING);
 	return 0;
 }
 

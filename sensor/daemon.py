@@ -17,11 +17,11 @@ import structlog
 
 from sensor import __version__
 from sensor.config import Config
-from sensor.context import Context
 from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
+from sensor.context.enrich import Context
 from sensor.control import ControlServer
-from sensor.kernel.core import CoreBackend
+from sensor.kernel.core import CoreBackend, Programs
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.ir import RuleSet
 from sensor.match.matcher import Matcher
@@ -38,15 +38,16 @@ log = structlog.get_logger()
 
 IDLE_S = 0.25
 """How long housekeeping events may wait in the ring."""
-BUSY_S = 0.005
-"""How soon to look again at a response or a client that is under way."""
-TICK_S = 1.0
+TICK_S = 2.0
+TURN_S = 0.004
+"""How soon to look again after a turn that took records: the kernel side does not wake for a familiar program
+within this time (TURN_NS in bpf/common.bpf.h), so that a storm of execs costs one wake for many."""
 
 
 class Daemon:
     """One sensor, from construction (everything attached) to the end of `run`."""
 
-    def __init__(self, config: Config, rules: RuleSet, agents: Agents) -> None:
+    def __init__(self, config: Config, rules: RuleSet, agents: Agents, programs: Programs) -> None:
         mount = cgroup2_mount()
         root = Path(config.cgroup_root) if config.cgroup_root else mount
         self._config = config
@@ -62,7 +63,7 @@ class Daemon:
             self._events = Sink(config.events) if config.events else None
             self._control = ControlServer(Path(config.control_socket), {"status": self.status})
             undo.callback(self._control.close)
-            self._backend = CoreBackend(root, gpu_majors(config.gpu_majors))
+            self._backend = CoreBackend(root, gpu_majors(config.gpu_majors), programs)
             undo.callback(self._backend.close)
             self._context = Context(cgroup_root=mount, agents=agents, gpu_majors=config.gpu_majors)
             undo.callback(self._context.close)
@@ -97,11 +98,12 @@ class Daemon:
             handlers = self._register(epoll, wakeup)
             self._announce()
             due = time.monotonic() + TICK_S
+            taken = 0
             while not self._stop:
                 busy = self._control.serve() or self._executor.timeout() is not None
-                for descriptor, _ in epoll.poll(BUSY_S if busy else IDLE_S):
+                for descriptor, _ in epoll.poll(TURN_S if taken or busy else IDLE_S):
                     handlers[descriptor]()
-                self._drain()
+                taken = self._drain()
                 self._pipeline.complete()
                 self._supervisor.alive()
                 if time.monotonic() >= due:
@@ -114,7 +116,7 @@ class Daemon:
 
     def _register(self, epoll: select.epoll, wakeup: socket.socket) -> dict[int, Callable[[], None]]:
         handlers: dict[int, Callable[[], None]] = {
-            self._backend.fileno(): self._drain,
+            self._backend.fileno(): lambda: None,  # every turn drains
             self._control.fileno(): self._control.accept,
             self._executor.fileno(): self._pipeline.complete,
             wakeup.fileno(): lambda: None,
@@ -139,12 +141,15 @@ class Daemon:
         )
         self._supervisor.ready()
 
-    def _drain(self) -> None:
+    def _drain(self) -> int:
+        taken = 0
         while records := self._backend.read():
+            taken += len(records)
             for record in records:
                 self._pipeline.feed(record)
             self._pipeline.complete()
             self._supervisor.alive()
+        return taken
 
     def _tick(self) -> None:
         for sink in filter(None, (self._alerts, self._events)):

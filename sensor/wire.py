@@ -20,7 +20,7 @@ KINDS = {
 TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE = 1, 2, 4, 8, 16
 
 COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable")
-"""enum counter, in order; the slot in the counters map is kind * len(COUNTERS) + counter."""
+"""enum counter, in order; the place in the counters map's entry is kind * len(COUNTERS) + counter."""
 
 _HEADER = "QQQIIHHI"
 _ORIGIN = f"{_HEADER}{ANCESTORS}Q{ANCESTORS}IIHH"

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from sensor.context.agents import Agents
-from sensor.control import ControlError
+from sensor.kernel.core import Loading
 from sensor.kernel.libbpf import BpfError
-from sensor.node import NodeError
-from sensor.readiness import obstacle
-from sensor.record.log import configure
-from sensor.startup import load_everything
 
 _PATH = click.Path(path_type=Path)
 
@@ -47,12 +42,25 @@ def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
 
     Logs go to standard error; `ready` there means that every program is attached.
     """
-    configure()
     overrides = {name: value for name, value in given.items() if value not in (None, ())}
     if no_pin:
         overrides["pin_dir"] = None
     if "rules" in overrides:
         overrides["rules"] = list(overrides["rules"])
+    _run(config_path, overrides, Loading())
+
+
+def _run(config_path: Path | None, overrides: dict[str, Any], loading: Loading) -> None:
+    # Imported only now, while the kernel verifies the programs: each takes about as long as the other.
+    from sensor.context.agents import Agents
+    from sensor.control import ControlError
+    from sensor.daemon import Daemon
+    from sensor.node import NodeError
+    from sensor.readiness import obstacle
+    from sensor.record.log import configure
+    from sensor.startup import load_everything
+
+    configure()
     loaded = load_everything(config_path, overrides, cache_rules=True)
     config = loaded.config
     if config.backend == "bcc":
@@ -60,10 +68,8 @@ def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
     missing = obstacle(cgroup_root=Path(config.cgroup_root) if config.cgroup_root else None)
     if missing:
         _refuse(missing)
-    from sensor.daemon import Daemon  # noqa: PLC0415 - only once it is known that it can run
-
     try:
-        daemon = Daemon(config, loaded.rules, Agents(loaded.agents))
+        daemon = Daemon(config, loaded.rules, Agents(loaded.agents), loading.programs())
     except (BpfError, ControlError, NodeError) as error:
         _refuse(str(error))
     except OSError as error:
@@ -71,6 +77,6 @@ def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
     daemon.run()
 
 
-def _refuse(why: str) -> None:
+def _refuse(why: str) -> NoReturn:
     click.echo(f"hostbrake: {why}", err=True)
     sys.exit(1)

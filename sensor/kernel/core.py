@@ -5,35 +5,72 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
 from sensor import wire
-from sensor.kernel.libbpf import BpfObject, Libbpf, read_object
+from sensor.kernel.libbpf import BpfError, BpfObject, Libbpf, read_object
 from sensor.kernel.ring import Ring, open_ring
 
 OBJECT = Path(__file__).with_name("hostbrake.bpf.o")
 RING_BYTES = 4 * 1024 * 1024
 SCRATCH_PER_CPU = 4
+_SLOTS = (len(wire.KINDS) + 1) * len(wire.COUNTERS)
+
+
+class Programs:
+    """The object's programs and maps in the kernel, attached nowhere. Raises BpfError where it refuses them."""
+
+    def __init__(self, object_path: Path = OBJECT) -> None:
+        self.library = Libbpf()
+        self.object = BpfObject(self.library, read_object(object_path))
+        try:
+            self.object.resize("scratches", SCRATCH_PER_CPU * self.library.possible_cpus)
+            self.object.load()
+        except BpfError:
+            self.object.close()
+            raise
+
+
+class Loading(threading.Thread):
+    """Loads the programs beside whatever else there is to do at the start: the kernel takes 0.1 s to verify them."""
+
+    def __init__(self) -> None:
+        super().__init__(name="load", daemon=True)
+        self._result: Programs | BpfError | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            self._result = Programs()
+        except BpfError as error:
+            self._result = error
+
+    def programs(self) -> Programs:
+        """Waits for them; raises BpfError where they could not be loaded."""
+        self.join()
+        assert self._result is not None
+        if isinstance(self._result, BpfError):
+            raise self._result
+        return self._result
 
 
 class CoreBackend:
-    """All programs attached, or BpfError and nothing attached."""
+    """All programs attached, or BpfError or OSError and nothing attached. Owns `programs` from the first."""
 
-    def __init__(self, cgroup_root: Path, gpu_majors: Iterable[int], object_path: Path = OBJECT) -> None:
-        library = Libbpf()
-        self._object = BpfObject(library, read_object(object_path))
+    def __init__(self, cgroup_root: Path, gpu_majors: Iterable[int], programs: Programs | None = None) -> None:
+        loaded = programs or Programs()
+        self._object = loaded.object
         try:
-            self._cpu_values = (ctypes.c_uint64 * library.possible_cpus)()
-            self._object.resize("scratches", SCRATCH_PER_CPU * library.possible_cpus)
-            self._object.load()
+            self._cpu_values = (ctypes.c_uint64 * (_SLOTS * loaded.library.possible_cpus))()
             self.watch_majors(gpu_majors)
             self._counters_fd = self._object.map_fd("counters")
             self._ring_fd = self._object.map_fd("events")
-            self._ring: Ring = open_ring(library, self._ring_fd, RING_BYTES)
+            self._ring: Ring = open_ring(loaded.library, self._ring_fd, RING_BYTES)
             self._programs = self._object.programs()
             self._attach(cgroup_root)
-        except BaseException:
+        except (BpfError, OSError):
             self._object.close()
             raise
 
@@ -60,13 +97,10 @@ class CoreBackend:
 
     def counters(self) -> dict[str, dict[str, int]]:
         """What the kernel side counted since it was loaded, by event kind: see wire.COUNTERS."""
+        sums = self._object.per_cpu_sums(self._counters_fd, self._cpu_values, _SLOTS)
+        width = len(wire.COUNTERS)
         return {
-            name: {
-                counter: self._object.per_cpu_sum(
-                    self._counters_fd, kind * len(wire.COUNTERS) + index, self._cpu_values
-                )
-                for index, counter in enumerate(wire.COUNTERS)
-            }
+            name: dict(zip(wire.COUNTERS, sums[kind * width : (kind + 1) * width], strict=True))
             for kind, name in wire.KINDS.items()
         }
 

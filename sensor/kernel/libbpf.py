@@ -132,13 +132,11 @@ class BpfObject:
     def update(self, name: str, key: bytes, value: bytes) -> None:
         self._library.call("bpf_map_update_elem", self.map_fd(name), key, value, 0, what=f"map {name}")
 
-    def per_cpu_sum(self, map_fd: int, slot: int, values: ctypes.Array[ctypes.c_uint64]) -> int:
-        """The sum over all CPUs of slot `slot` of a per-CPU array of u64; `values` has a place for each CPU."""
-        key = ctypes.c_uint32(slot)
-        self._library.call(
-            "bpf_map_lookup_elem", map_fd, ctypes.byref(key), ctypes.byref(values), what=f"counter {slot}"
-        )
-        return sum(values)
+    def per_cpu_sums(self, map_fd: int, values: ctypes.Array[ctypes.c_uint64], count: int) -> list[int]:
+        """The only entry of a per-CPU array, `count` u64 wide, summed over all CPUs. `values` is room for it."""
+        key = ctypes.c_uint32(0)
+        self._library.call("bpf_map_lookup_elem", map_fd, ctypes.byref(key), ctypes.byref(values), what="counters")
+        return [sum(values[slot::count]) for slot in range(count)]
 
     def close(self) -> None:
         for link in self._links:

@@ -25,7 +25,7 @@ from sensor.decode import (
     Kernel,
     decode,
 )
-from sensor.kernel.core import RING_BYTES, CoreBackend
+from sensor.kernel.core import RING_BYTES, CoreBackend, Programs
 from sensor.kernel.libbpf import BpfError, Libbpf
 from sensor.kernel.ring import LibbpfRing
 from sensor.node import cgroup2_mount
@@ -343,9 +343,9 @@ def test_nothing_is_left_attached_after_a_failure(tmp_path: Path) -> None:
     with pytest.raises((BpfError, OSError)):
         CoreBackend(tmp_path, [GPU_MAJOR])  # no cgroup: the cgroup programs cannot be attached
     with pytest.raises(BpfError, match="make build"):
-        CoreBackend(cgroup2_mount(), [GPU_MAJOR], tmp_path / "missing.o")
+        Programs(tmp_path / "missing.o")
     broken = tmp_path / "broken.o"
     broken.write_bytes(b"no ELF")
     with pytest.raises(BpfError):
-        CoreBackend(cgroup2_mount(), [GPU_MAJOR], broken)
+        Programs(broken)
     assert held() == before
