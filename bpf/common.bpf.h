@@ -18,7 +18,7 @@
 #define PATH_COMPONENTS 48
 #define NAME_BYTES 256 /* NAME_MAX and the NUL */
 #define COLLAPSE_NS 1000000000ULL
-#define TURN_NS 4000000ULL /* how long an event may wait for the reader's next turn: TURN_S in sensor/daemon.py */
+#define TURN_NS 8000000ULL /* how long an event may wait for the reader's next turn: TURN_S in sensor/daemon.py */
 
 /* The largest record: three paths and argv; a component may overhang the limit by one name. */
 #define RECORD_BYTES (sizeof(struct exec_event) + 3 * (PATH_BYTES + NAME_BYTES) + ARGS_BYTES)

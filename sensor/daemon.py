@@ -39,7 +39,7 @@ log = structlog.get_logger()
 IDLE_S = 0.25
 """How long housekeeping events may wait in the ring."""
 TICK_S = 2.0
-TURN_S = 0.004
+TURN_S = 0.008
 """How soon to look again after a turn that took records: the kernel side does not wake for a familiar program
 within this time (TURN_NS in bpf/common.bpf.h), so that a storm of execs costs one wake for many."""
 

@@ -144,45 +144,46 @@ class _Paths:
 _path = _Paths()
 
 
-def _cut(data: bytes, begin: int, *lengths: int) -> list[bytes]:
-    """The variable parts behind the fixed one."""
-    if begin + sum(lengths) > len(data):
-        raise DecodeError("short_buffer", f"{len(data)} bytes for {begin + sum(lengths)}")
-    parts = []
-    for length in lengths:
-        parts.append(data[begin : begin + length])
-        begin += length
-    return parts
+def _tail(data: bytes, begin: int, length: int) -> bytes:
+    """The variable part behind the fixed one."""
+    if begin + length > len(data):
+        raise DecodeError("short_buffer", f"{len(data)} bytes for {begin + length}")
+    return data[begin : begin + length]
 
 
-def _ancestors(starts: tuple[int, ...], tgids: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def _ancestors(fields: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """(tgid, start) pairs of a record's fields, up to the first tgid of 0."""
+    tgids = fields[16:24]
     if not tgids[-1]:
         tgids = tgids[: tgids.index(0)]
-    return tuple(zip(tgids, starts, strict=False))
+    return tuple(zip(tgids, fields[8:16]))  # noqa: B905 (as many as there are tgids)
 
 
 def _exec(data: bytes) -> Exec:
     fields = wire.EXEC_EVENT.unpack_from(data)
-    time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
-    image_length, _, parent_length, cwd_length, args_length, family = fields[25:]
-    image, parent_image, cwd, args = _cut(
-        data, wire.EXEC_EVENT.size, image_length, parent_length, cwd_length, args_length
-    )
+    flags = fields[6]
+    image = wire.EXEC_EVENT.size
+    parent = image + fields[25]
+    cwd = parent + fields[27]
+    args = cwd + fields[28]
+    end = args + fields[29]
+    if end > len(data):
+        raise DecodeError("short_buffer", f"{len(data)} bytes for {end}")
     return Exec(
-        time,
-        tgid,
-        start,
-        cgroup_id,
-        uid,
-        _path(image),
-        _ancestors(fields[8:16], fields[16:24]),
-        bool(flags & wire.TRUNCATED),
-        _text(args).removesuffix("\0").split("\0") if args else [],
-        _path(cwd),
-        _path(parent_image) if parent_image else "",
-        bool(flags & wire.FILELESS),
-        bool(flags & wire.STDIO_SOCKET),
-        family,
+        fields[0],
+        fields[3],
+        fields[1],
+        fields[2],
+        fields[4],
+        _path(data[image:parent]),
+        _ancestors(fields),
+        flags & wire.TRUNCATED != 0,
+        _text(data[args:end]).removesuffix("\0").split("\0") if end > args else [],
+        _path(data[cwd:args]),
+        _path(data[parent:cwd]) if cwd > parent else "",
+        flags & wire.FILELESS != 0,
+        flags & wire.STDIO_SOCKET != 0,
+        fields[30],
     )
 
 
@@ -209,7 +210,7 @@ def _connect(data: bytes) -> Connect:
     fields = wire.CONNECT_EVENT.unpack_from(data)
     time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
     repeats, image_length, _, destination, source, protocol, port, source_port, family = fields[24:33]
-    (image,) = _cut(data, wire.CONNECT_EVENT.size, image_length)
+    image = _tail(data, wire.CONNECT_EVENT.size, image_length)
     return Connect(
         time,
         tgid,
@@ -217,7 +218,7 @@ def _connect(data: bytes) -> Connect:
         cgroup_id,
         uid,
         _path(image),
-        _ancestors(fields[8:16], fields[16:24]),
+        _ancestors(fields),
         bool(flags & wire.TRUNCATED),
         _address(family, destination),
         port,
@@ -235,7 +236,7 @@ def _device(data: bytes) -> DeviceAccess:
     repeats, image_length, _, major, minor, access, _ = fields[24:]
     if not 0 < access < 4:
         raise DecodeError("bad_field", f"device access {access}")
-    (image,) = _cut(data, wire.DEVICE_EVENT.size, image_length)
+    image = _tail(data, wire.DEVICE_EVENT.size, image_length)
     return DeviceAccess(
         time,
         tgid,
@@ -243,7 +244,7 @@ def _device(data: bytes) -> DeviceAccess:
         cgroup_id,
         uid,
         _path(image),
-        _ancestors(fields[8:16], fields[16:24]),
+        _ancestors(fields),
         bool(flags & wire.TRUNCATED),
         major,
         minor,
@@ -256,8 +257,7 @@ def _device(data: bytes) -> DeviceAccess:
 def _cgroup(data: bytes) -> CgroupMade | CgroupRemoved | CgroupMoved:
     fields = wire.CGROUP_EVENT.unpack_from(data)
     time, start, cgroup_id, tgid, uid, kind, _, _, subject, moved_start, moved, path_length = fields
-    (raw,) = _cut(data, wire.CGROUP_EVENT.size, path_length)
-    path = _text(raw.removesuffix(b"\0"))
+    path = _text(_tail(data, wire.CGROUP_EVENT.size, path_length).removesuffix(b"\0"))
     if kind == wire.CGROUP_MADE:
         return CgroupMade(time, tgid, start, cgroup_id, uid, subject, path)
     if kind == wire.CGROUP_REMOVED:

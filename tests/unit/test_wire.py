@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sensor import wire
+from sensor.daemon import TURN_S
 from sensor.kernel.core import OBJECT, RING_BYTES, SCRATCH_PER_CPU
 
 BPF = Path(__file__).parents[2] / "bpf"
@@ -88,4 +89,5 @@ def test_constants_that_user_space_repeats() -> None:
     common = (BPF / "common.bpf.h").read_text()
     assert f"#define SCRATCH_PER_CPU {SCRATCH_PER_CPU}\n" in common
     assert RING_BYTES == 4 * 1024 * 1024 and "max_entries, 4 * 1024 * 1024" in common
+    assert f"#define TURN_NS {TURN_S * 1e9:.0f}ULL " in common
     assert f"#define ANCESTORS {wire.ANCESTORS}\n" in (BPF / "wire.h").read_text()
