@@ -36,6 +36,18 @@ print("grown", flush=True)
 time.sleep(1000)
 """
 
+KEEPS_FORKING = """
+import os, time
+for _ in range(3):
+    if os.fork() == 0: break
+else:
+    print("go", flush=True)
+for _ in range(1000):
+    if os.fork() == 0:
+        time.sleep(1000)
+    time.sleep(0.001)
+"""
+
 RUNNING_SENSOR = """
 import sys
 sys.path[:0] = [{tests!r}]
@@ -89,19 +101,11 @@ def test_in_the_root_cgroup_only_the_process_and_its_descendants_die() -> None:
     assert all(is_dead(pid) for pid in tree)
 
 
-def test_a_tree_that_forks_wide_leaves_nobody(cgroup: Path) -> None:
-    code = """
-import os, time
-print("go", flush=True)
-while True:
-    if os.fork() == 0:
-        time.sleep(1000)
-    time.sleep(0.0005)
-"""
-    process = python_in(cgroup, code)
-    wait_for(lambda: len((cgroup / "cgroup.procs").read_text().split()) > 20, "children")
+def test_a_tree_whose_every_branch_keeps_forking_leaves_nobody(cgroup: Path) -> None:
+    process = python_in(cgroup, KEEPS_FORKING)
+    wait_for(lambda: len((cgroup / "cgroup.procs").read_text().split()) > 40, "many processes")
     outcome = outcome_of(executor(), verdict_on(process.pid, cgroup, scope="process"))
-    assert outcome.outcome == "done" and outcome.processes is not None and outcome.processes > 20
+    assert outcome.outcome == "done" and outcome.processes is not None and outcome.processes > 40
     assert (cgroup / "cgroup.procs").read_text() == ""
 
 
