@@ -41,7 +41,7 @@ struct scratch {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 4 * 1024 * 1024);
+	__uint(max_entries, 4 * 1024 * 1024); /* the loader makes it fit the number of CPUs */
 } events SEC(".maps") __weak;
 
 /* One entry with all counters, so that one look-up reads them all. */
@@ -101,7 +101,7 @@ static __always_inline void count(__u32 kind, __u32 counter)
 	__u64 *values = bpf_map_lookup_elem(&counters, &entry);
 
 	if (values && slot < EVENT_KINDS * COUNTERS)
-		values[slot] += 1;
+		__sync_fetch_and_add(&values[slot], 1); /* another program may preempt this one */
 }
 
 static __always_inline struct scratch *scratch_take(__u32 kind)

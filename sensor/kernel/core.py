@@ -14,9 +14,16 @@ from sensor.kernel.libbpf import BpfError, BpfObject, Libbpf, read_object
 from sensor.kernel.ring import Ring, open_ring
 
 OBJECT = Path(__file__).with_name("hostbrake.bpf.o")
-RING_BYTES = 4 * 1024 * 1024
+_RING_BYTES_PER_CPU = 256 * 1024
+_RING_BYTES_LEAST, _RING_BYTES_MOST = 4 * 1024 * 1024, 32 * 1024 * 1024
 SCRATCH_PER_CPU = 4
 _SLOTS = (len(wire.KINDS) + 1) * len(wire.COUNTERS)
+
+
+def ring_bytes(cpus: int) -> int:
+    """The ring's size, a power of two: more CPUs fill it faster. On a small node it holds 10,000 execs."""
+    wanted = cpus * _RING_BYTES_PER_CPU
+    return min(max(1 << (wanted - 1).bit_length(), _RING_BYTES_LEAST), _RING_BYTES_MOST)
 
 
 class Programs:
@@ -25,8 +32,11 @@ class Programs:
     def __init__(self, object_path: Path = OBJECT) -> None:
         self.library = Libbpf()
         self.object = BpfObject(self.library, read_object(object_path))
+        cpus = self.library.possible_cpus
+        self.ring_bytes = ring_bytes(cpus)
         try:
-            self.object.resize("scratches", SCRATCH_PER_CPU * self.library.possible_cpus)
+            self.object.resize("scratches", SCRATCH_PER_CPU * cpus)
+            self.object.resize("events", self.ring_bytes)
             self.object.load()
         except BpfError:
             self.object.close()
@@ -67,7 +77,7 @@ class CoreBackend:
             self.watch_majors(gpu_majors)
             self._counters_fd = self._object.map_fd("counters")
             self._ring_fd = self._object.map_fd("events")
-            self._ring: Ring = open_ring(loaded.library, self._ring_fd, RING_BYTES)
+            self._ring: Ring = open_ring(loaded.library, self._ring_fd, loaded.ring_bytes)
             self._programs = self._object.programs()
             self._attach(cgroup_root)
         except (BpfError, OSError):

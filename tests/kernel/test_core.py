@@ -25,7 +25,7 @@ from sensor.decode import (
     Kernel,
     decode,
 )
-from sensor.kernel.core import RING_BYTES, CoreBackend, Programs
+from sensor.kernel.core import CoreBackend, Programs, ring_bytes
 from sensor.kernel.libbpf import BpfError, Libbpf
 from sensor.kernel.ring import LibbpfRing
 from sensor.node import cgroup2_mount
@@ -304,7 +304,7 @@ def test_the_other_hierarchy_is_silent(backend: CoreBackend) -> None:
 
 def test_a_full_ring_loses_nothing_silently(backend: CoreBackend) -> None:
     script = "import os\nfor _ in range({}): os.waitpid(os.posix_spawn('/bin/true', ['true', 'x' * 4000], {{}}), 0)"
-    spawned = RING_BYTES // 4096 + 300
+    spawned = ring_bytes(os.cpu_count() or 1) // 4096 + 300
     subprocess.run([sys.executable, "-c", script.format(spawned)], check=True)
     before = backend.counters()["exec"]
     read = len(events(backend, Exec))

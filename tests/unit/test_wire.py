@@ -13,7 +13,7 @@ import pytest
 
 from sensor import wire
 from sensor.daemon import TURN_S
-from sensor.kernel.core import OBJECT, RING_BYTES, SCRATCH_PER_CPU
+from sensor.kernel.core import OBJECT, SCRATCH_PER_CPU, ring_bytes
 
 BPF = Path(__file__).parents[2] / "bpf"
 
@@ -88,6 +88,10 @@ def test_kinds_flags_and_counters_have_the_same_order() -> None:
 def test_constants_that_user_space_repeats() -> None:
     common = (BPF / "common.bpf.h").read_text()
     assert f"#define SCRATCH_PER_CPU {SCRATCH_PER_CPU}\n" in common
-    assert RING_BYTES == 4 * 1024 * 1024 and "max_entries, 4 * 1024 * 1024" in common
     assert f"#define TURN_NS {TURN_S * 1e9:.0f}ULL " in common
     assert f"#define ANCESTORS {wire.ANCESTORS}\n" in (BPF / "wire.h").read_text()
+
+
+@pytest.mark.parametrize(("cpus", "mebibytes"), [(1, 4), (2, 4), (16, 4), (17, 8), (64, 16), (256, 32), (1024, 32)])
+def test_the_ring_grows_with_the_machine(cpus: int, mebibytes: int) -> None:
+    assert ring_bytes(cpus) == mebibytes << 20
