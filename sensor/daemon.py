@@ -128,9 +128,8 @@ class Daemon:
         return handlers
 
     def _announce(self) -> None:
-        # What lives now lives on: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
+        gc.freeze()  # what lives now lives on: the collector need not look at it again
+        gc.enable()
         self._ready = True
         log.info(
             "ready",

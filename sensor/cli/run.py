@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -47,6 +48,7 @@ def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
         overrides["pin_dir"] = None
     if "rules" in overrides:
         overrides["rules"] = list(overrides["rules"])
+    gc.disable()  # until the sensor is ready: everything made until then stays
     _run(config_path, overrides, Loading())
 
 
