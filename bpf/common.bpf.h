@@ -35,6 +35,8 @@ struct scratch {
 		struct connect_event connect;
 		struct device_event device;
 		struct cgroup_event cgroup;
+		struct payload_event payload;
+		struct flow_event flow;
 		__u8 bytes[RECORD_BYTES + ARGS_BYTES];
 	};
 };
@@ -227,17 +229,23 @@ static __always_inline __u16 append_file(struct scratch *scratch, struct file *f
 	return file ? append_path(scratch, BPF_CORE_READ(file, f_path.dentry), BPF_CORE_READ(file, f_path.mnt)) : 0;
 }
 
-/* Whether to report this one. False: it repeats one reported less than a second ago, and was counted.
- * `repeated` gets how many were counted since that report. */
-static __always_inline bool first_or_due(struct repeat_key *key, __u32 *repeated)
+static __always_inline void fill_key(struct repeat_key *key)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct repeat *seen, fresh = {.reported = bpf_ktime_get_boot_ns()};
 
 	key->start = BPF_CORE_READ(task, group_leader, start_boottime);
 	key->exec_id = BPF_CORE_READ(task, self_exec_id);
 	key->tgid = BPF_CORE_READ(task, tgid);
 	key->cgroup_id = bpf_get_current_cgroup_id();
+}
+
+/* Whether to report this one. False: it repeats one reported less than a second ago, and was counted.
+ * `repeated` gets how many were counted since that report. */
+static __always_inline bool first_or_due(struct repeat_key *key, __u32 *repeated)
+{
+	struct repeat *seen, fresh = {.reported = bpf_ktime_get_boot_ns()};
+
+	fill_key(key);
 	seen = bpf_map_lookup_elem(&repeats, key);
 	if (!seen) {
 		bpf_map_update_elem(&repeats, key, &fresh, BPF_ANY);

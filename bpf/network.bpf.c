@@ -1,10 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* Connections and first datagrams, IPv4 and IPv6: the cgroup hooks of connect(2) and of sendto(2) without a
  * connection, which io_uring passes too. net/ipv4/af_inet.c, net/ipv4/udp.c, net/ipv6/. */
-#include "common.bpf.h"
+#include "connect.bpf.h"
 
-#define AF_INET 2
-#define AF_INET6 10
 #define ALLOW 1
 
 static __always_inline void fill_destination(struct bpf_sock_addr *ctx, __u32 *address, __u16 family)
@@ -42,28 +40,19 @@ static __always_inline void fill_source(struct bpf_sock_addr *ctx, struct connec
 
 static __always_inline int report(struct bpf_sock_addr *ctx, __u16 family)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct repeat_key key = {.kind = EVENT_CONNECT};
-	__u32 repeated;
 	struct scratch *scratch;
+	__u32 repeated;
 
-	key.more = ctx->protocol << 8 | family;
 	key.port = bpf_ntohs(ctx->user_port);
 	fill_destination(ctx, (__u32 *)key.what, family);
+	key.more = ctx->protocol << 8 | plain_family((__u32 *)key.what, family);
 	if (!first_or_due(&key, &repeated))
 		return ALLOW;
-	scratch = scratch_take(EVENT_CONNECT);
+	scratch = begin_connect(&key, repeated);
 	if (!scratch)
 		return ALLOW;
-	fill_header(scratch, task, EVENT_CONNECT, sizeof(struct connect_event));
-	fill_ancestors(&scratch->origin, task);
-	scratch->origin.repeats = repeated;
-	scratch->connect.protocol = ctx->protocol;
-	scratch->connect.destination_port = key.port;
-	scratch->connect.family = family;
-	__builtin_memcpy(scratch->connect.destination, key.what, sizeof(key.what));
 	fill_source(ctx, &scratch->connect, family);
-	scratch->origin.image_length = append_file(scratch, BPF_CORE_READ(task, mm, exe_file));
 	send(scratch, URGENT);
 	return ALLOW;
 }

@@ -18,6 +18,8 @@ enum event_kind {
 	EVENT_CGROUP_MADE,
 	EVENT_CGROUP_REMOVED,
 	EVENT_CGROUP_MOVED,
+	EVENT_PAYLOAD,
+	EVENT_FLOW,
 	EVENT_KINDS,
 };
 
@@ -95,6 +97,45 @@ struct cgroup_event {
 	__u64 moved_start;
 	__u32 moved_tgid;
 	__u32 path_length;
+};
+
+enum flow_state {
+	OPEN,
+	CLOSED,
+	CLOSED_REFUSED, /* it was never established */
+};
+
+/* Whose flow it is and between which ends. The header's task is the one that sent the first packet. */
+struct flow_ends {
+	__u64 cookie;    /* the socket's, unique since boot */
+	__u8 remote[16]; /* IPv4 in the first four bytes */
+	__u8 local[16];
+	__u16 remote_port;
+	__u16 local_port;
+	__u16 family;
+	__u16 protocol;
+};
+
+/* A part of a flow's first bytes follows. */
+struct payload_event {
+	struct header header;
+	struct flow_ends ends;
+	__u32 offset; /* of the part in its direction's stream; 0 for a datagram */
+	__u16 length;
+	__u16 inbound; /* 0: sent, 1: received */
+};
+
+/* What a flow has carried so far, headers from IP on included. */
+struct flow_event {
+	struct header header;
+	struct flow_ends ends;
+	__u64 began; /* CLOCK_BOOTTIME, ns */
+	__u64 bytes_out;
+	__u64 bytes_in;
+	__u32 packets_out;
+	__u32 packets_in;
+	__u32 closed; /* enum flow_state */
+	__u32 reserved;
 };
 
 #endif

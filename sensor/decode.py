@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
@@ -77,6 +77,45 @@ class DeviceAccess(Origin):
     denied: bool
 
 
+class Ends(msgspec.Struct, gc=False, frozen=True):
+    """Between what and what a flow runs, and which it is."""
+
+    cookie: int
+    """The socket's, unique since boot."""
+    remote: str
+    local: str
+    remote_port: int
+    local_port: int
+    protocol: int
+    """IPPROTO_*."""
+
+
+class Payload(Kernel):
+    """A part of the first bytes of a flow. The task is the one that sent its first packet; tgid 0: unknown."""
+
+    ends: Ends
+    offset: int
+    """Of this part in its direction's stream; 0 for a datagram."""
+    inbound: bool
+    data: bytes
+
+
+class FlowTotals(Kernel):
+    """What a flow has carried so far: at its end, and every minute while packets come."""
+
+    ends: Ends
+    began: int
+    """CLOCK_BOOTTIME, nanoseconds."""
+    bytes_out: int
+    """Headers from IP on included."""
+    bytes_in: int
+    packets_out: int
+    packets_in: int
+    closed: bool
+    refused: bool
+    """It ended before it was established."""
+
+
 class CgroupMade(Kernel):
     """`cgroup_id` is the acting task's; `made` and `path` say which cgroup came to be."""
 
@@ -98,7 +137,9 @@ class CgroupMoved(Kernel):
     path: str
 
 
-KernelEvent: TypeAlias = Exec | Exit | Connect | DeviceAccess | CgroupMade | CgroupRemoved | CgroupMoved
+KernelEvent: TypeAlias = (
+    Exec | Exit | Connect | DeviceAccess | CgroupMade | CgroupRemoved | CgroupMoved | Payload | FlowTotals
+)
 
 
 def decode(data: bytes) -> KernelEvent:
@@ -265,6 +306,29 @@ def _cgroup(data: bytes) -> CgroupMade | CgroupRemoved | CgroupMoved:
     return CgroupMoved(time, tgid, start, cgroup_id, uid, moved, moved_start, subject, path)
 
 
+def _ends(fields: tuple[Any, ...]) -> Ends:
+    cookie, remote, local, remote_port, local_port, family, protocol = fields[8:15]
+    return Ends(cookie, _address(family, remote), _address(family, local), remote_port, local_port, protocol)
+
+
+def _payload(data: bytes) -> Payload:
+    fields = wire.PAYLOAD_EVENT.unpack_from(data)
+    time, start, cgroup_id, tgid, uid = fields[:5]
+    offset, length, inbound = fields[15:]
+    part = _tail(data, wire.PAYLOAD_EVENT.size, length)
+    return Payload(time, tgid, start, cgroup_id, uid, _ends(fields), offset, inbound != 0, part)
+
+
+def _flow(data: bytes) -> FlowTotals:
+    fields = wire.FLOW_EVENT.unpack_from(data)
+    time, start, cgroup_id, tgid, uid = fields[:5]
+    *totals, state, _ = fields[15:]
+    if state > wire.CLOSED_REFUSED:
+        raise DecodeError("bad_field", f"flow state {state}")
+    refused = state == wire.CLOSED_REFUSED
+    return FlowTotals(time, tgid, start, cgroup_id, uid, _ends(fields), *totals, state != wire.OPEN, refused)
+
+
 _DECODERS: dict[int, Callable[[bytes], KernelEvent]] = {
     wire.EXEC: _exec,
     wire.EXIT: _exit,
@@ -273,4 +337,6 @@ _DECODERS: dict[int, Callable[[bytes], KernelEvent]] = {
     wire.CGROUP_MADE: _cgroup,
     wire.CGROUP_REMOVED: _cgroup,
     wire.CGROUP_MOVED: _cgroup,
+    wire.PAYLOAD: _payload,
+    wire.FLOW: _flow,
 }

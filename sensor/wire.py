@@ -6,7 +6,7 @@ import struct
 
 ANCESTORS = 8
 
-EXEC, EXIT, CONNECT, DEVICE, CGROUP_MADE, CGROUP_REMOVED, CGROUP_MOVED = range(1, 8)
+EXEC, EXIT, CONNECT, DEVICE, CGROUP_MADE, CGROUP_REMOVED, CGROUP_MOVED, PAYLOAD, FLOW = range(1, 10)
 KINDS = {
     EXEC: "exec",
     EXIT: "exit",
@@ -15,6 +15,8 @@ KINDS = {
     CGROUP_MADE: "cgroup_made",
     CGROUP_REMOVED: "cgroup_removed",
     CGROUP_MOVED: "cgroup_moved",
+    PAYLOAD: "payload",
+    FLOW: "flow",
 }
 
 TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE = 1, 2, 4, 8, 16
@@ -24,6 +26,8 @@ COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable")
 
 _HEADER = "QQQIIHHI"
 _ORIGIN = f"{_HEADER}{ANCESTORS}Q{ANCESTORS}IIHH"
+
+_ENDS = "Q16s16sHHHH"
 
 HEADER = struct.Struct(f"={_HEADER}")
 """time, start, cgroup_id, tgid, uid, kind, flags, size"""
@@ -36,3 +40,9 @@ DEVICE_EVENT = struct.Struct(f"={_ORIGIN}IIII")
 """…, major, minor, access, reserved"""
 CGROUP_EVENT = struct.Struct(f"={_HEADER}QQII")
 """header, subject, moved start, moved tgid, path length"""
+PAYLOAD_EVENT = struct.Struct(f"={_HEADER}{_ENDS}IHH")
+"""header, cookie, remote, local, remote port, local port, family, protocol, offset, length, inbound"""
+FLOW_EVENT = struct.Struct(f"={_HEADER}{_ENDS}QQQIIII")
+"""…, began, bytes out, bytes in, packets out, packets in, state, reserved"""
+
+OPEN, CLOSED, CLOSED_REFUSED = range(3)

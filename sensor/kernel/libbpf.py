@@ -116,7 +116,7 @@ class BpfObject:
         """Attach where the program's section says; a cgroup program to the cgroup behind `cgroup_fd`."""
         name = self._library.text("bpf_program__name", program)
         what = f"BPF program {name} cannot be attached"
-        if self._library.text("bpf_program__section_name", program).startswith("cgroup/"):
+        if self._library.text("bpf_program__section_name", program).startswith("cgroup"):
             link = self._library.call("bpf_program__attach_cgroup", program, cgroup_fd, what=what)
         else:
             link = self._library.call("bpf_program__attach", program, what=what)

@@ -62,6 +62,8 @@ def layout(format_: str) -> list[tuple[int, int]]:
         ("connect_event", wire.CONNECT_EVENT),
         ("device_event", wire.DEVICE_EVENT),
         ("cgroup_event", wire.CGROUP_EVENT),
+        ("payload_event", wire.PAYLOAD_EVENT),
+        ("flow_event", wire.FLOW_EVENT),
     ],
 )
 def test_structs_lie_as_the_compiler_laid_them(

@@ -1,0 +1,399 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* The first words of each flow that begins here, and what it carries until it ends: cgroup_skb sees every packet of
+ * every socket, however it was connected (kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb). Once a flow's first
+ * words are known a packet costs one look-up and two additions. */
+#include "connect.bpf.h"
+
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define TCP_SYN_SENT 2
+#define TCP_CLOSE 7
+#define ALLOW 1
+
+#define STREAM_BYTES 4096   /* of each direction are handed up */
+#define STREAM_SEGMENTS 160 /* in at most so many records: a handshake sent byte by byte is still seen whole */
+#define DATAGRAMS 6         /* of each direction, to and from one remote address */
+#define CHUNK_BYTES 4096
+#define DNS_PORT 53
+#define REPORT_NS 60000000000ULL
+
+enum direction { OUTBOUND, INBOUND };
+
+struct flow {
+	struct flow_ends ends;
+	__u64 start; /* with tgid: the process that sent the first packet */
+	__u64 cgroup_id;
+	__u32 tgid;
+	__u32 uid;
+	__u64 began;
+	__u64 reported; /* CLOCK_MONOTONIC, coarse */
+	__u64 bytes[2];
+	__u32 packets[2];
+	__u32 base[2]; /* TCP sequence number of the first byte */
+	__u32 records[2];
+	__u32 silent; /* nothing more to hand up: one bit for each direction */
+	__u32 reserved;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct flow);
+} streams SEC(".maps");
+
+/* Raw and ping sockets that a process made. The kernel's own, which answer ICMP, pass no sock_create hook. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, __u32);
+} made_raw SEC(".maps");
+
+/* A UDP socket talks to many: one flow for each remote end. */
+struct datagram_key {
+	__u64 cookie;
+	__u32 remote[4];
+	__u32 port;
+	__u32 protocol;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct datagram_key);
+	__type(value, struct flow);
+} datagrams SEC(".maps");
+
+struct packet {
+	__u32 protocol;
+	__u32 payload; /* offset of the first byte above the transport header */
+	__u32 length;  /* of what is above it */
+	__u32 sequence;
+	bool syn;
+	bool ack;
+	__u16 remote_port;
+	__u16 local_port;
+};
+
+static __always_inline bool parse_transport(struct __sk_buff *skb, __u32 offset, enum direction way,
+                                            struct packet *packet)
+{
+	__u8 bytes[16];
+	__u32 header = 8;
+	__u16 source, destination;
+
+	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP) {
+		packet->payload = offset;
+		packet->length = skb->len > offset ? skb->len - offset : 0;
+		return true;
+	}
+	if (bpf_skb_load_bytes(skb, offset, bytes, 8))
+		return false;
+	source = bytes[0] << 8 | bytes[1];
+	destination = bytes[2] << 8 | bytes[3];
+	packet->local_port = way == OUTBOUND ? source : destination;
+	packet->remote_port = way == OUTBOUND ? destination : source;
+	if (packet->protocol == IPPROTO_TCP) {
+		if (bpf_skb_load_bytes(skb, offset, bytes, 16))
+			return false;
+		packet->sequence = (__u32)bytes[4] << 24 | bytes[5] << 16 | bytes[6] << 8 | bytes[7];
+		header = (bytes[12] >> 4) * 4;
+		packet->syn = bytes[13] & 2;
+		packet->ack = bytes[13] & 16;
+	}
+	packet->payload = offset + header;
+	packet->length = skb->len > packet->payload ? skb->len - packet->payload : 0;
+	return true;
+}
+
+static __always_inline bool parse(struct __sk_buff *skb, enum direction way, struct packet *packet)
+{
+	__u8 first, protocol;
+
+	if (skb->protocol == bpf_htons(0x0800)) {
+		if (bpf_skb_load_bytes(skb, 0, &first, 1) || bpf_skb_load_bytes(skb, 9, &protocol, 1))
+			return false;
+		packet->protocol = protocol;
+		return parse_transport(skb, (first & 15) * 4, way, packet);
+	}
+	if (bpf_skb_load_bytes(skb, 6, &protocol, 1))
+		return false;
+	packet->protocol = protocol; /* extension headers are rare on what a host sends; such a flow is only counted */
+	return parse_transport(skb, 40, way, packet);
+}
+
+static __always_inline void load_address(struct __sk_buff *skb, __u32 v4, __u32 v6, __u32 *address)
+{
+	address[0] = address[1] = address[2] = address[3] = 0;
+	if (skb->protocol == bpf_htons(0x0800))
+		bpf_skb_load_bytes(skb, v4, address, 4);
+	else
+		bpf_skb_load_bytes(skb, v6, address, 16);
+}
+
+static __always_inline void fill_ends(struct __sk_buff *skb, struct flow_ends *ends, const struct packet *packet,
+                                      enum direction way)
+{
+	ends->cookie = bpf_get_socket_cookie(skb);
+	load_address(skb, way == OUTBOUND ? 16 : 12, way == OUTBOUND ? 24 : 8, (__u32 *)ends->remote);
+	load_address(skb, way == OUTBOUND ? 12 : 16, way == OUTBOUND ? 8 : 24, (__u32 *)ends->local);
+	ends->remote_port = packet->remote_port;
+	ends->local_port = packet->local_port;
+	ends->family = skb->protocol == bpf_htons(0x0800) ? AF_INET : AF_INET6;
+	ends->protocol = packet->protocol;
+}
+
+static __always_inline void fill_owner(struct scratch *scratch, const struct flow *flow, __u16 kind, __u32 fixed)
+{
+	struct header *header = &scratch->header;
+
+	scratch->end = fixed;
+	header->time = bpf_ktime_get_boot_ns();
+	header->start = flow->start;
+	header->cgroup_id = flow->cgroup_id;
+	header->tgid = flow->tgid;
+	header->uid = flow->uid;
+	header->kind = kind;
+	header->flags = 0;
+}
+
+/* What no hook saw connect (fast open, raw and ICMP sockets, MPTCP's own subflows) its first packet reports. */
+static __always_inline void report_unless_known(const struct flow_ends *ends)
+{
+	struct repeat_key key = {.kind = EVENT_CONNECT, .port = ends->remote_port};
+	struct repeat fresh = {.reported = bpf_ktime_get_boot_ns()};
+	struct scratch *scratch;
+
+	fill_key(&key);
+	key.more = ends->protocol << 8 | ends->family;
+	__builtin_memcpy(key.what, ends->remote, sizeof(key.what));
+	if (bpf_map_lookup_elem(&repeats, &key))
+		return;
+	bpf_map_update_elem(&repeats, &key, &fresh, BPF_ANY);
+	scratch = begin_connect(&key, 0);
+	if (!scratch)
+		return;
+	__builtin_memcpy(scratch->connect.source, ends->local, sizeof(ends->local));
+	scratch->connect.source_port = ends->local_port;
+	send(scratch, URGENT);
+}
+
+/* The first packet of a connection or datagram leaves while its sender runs; so current is the one. A connection
+ * that is older than we are, or that somebody else opened, is only counted. */
+static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, const struct packet *packet)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	bool begins = packet->protocol != IPPROTO_TCP || (packet->syn && !packet->ack);
+
+	fill_ends(skb, &flow->ends, packet, OUTBOUND);
+	flow->began = bpf_ktime_get_boot_ns();
+	flow->reported = bpf_ktime_get_coarse_ns();
+	flow->cgroup_id = bpf_skb_cgroup_id(skb);
+	if (!begins)
+		flow->silent = 3;
+	if (!BPF_CORE_READ(task, mm) || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
+		return;
+	flow->start = BPF_CORE_READ(task, group_leader, start_boottime);
+	flow->tgid = BPF_CORE_READ(task, tgid);
+	flow->uid = bpf_get_current_uid_gid();
+	if (begins)
+		report_unless_known(&flow->ends);
+}
+
+/* The same process that says the same first words to the same end again and again does so once a second. */
+static __always_inline bool repeats_itself(struct __sk_buff *skb, const struct flow *flow, const struct packet *packet)
+{
+	struct repeat_key key = {.kind = EVENT_PAYLOAD, .port = flow->ends.remote_port, .tgid = flow->tgid};
+	struct repeat *seen, fresh = {.reported = bpf_ktime_get_boot_ns()};
+	__u64 words[8] = {}, hash = 0;
+
+	if (packet->length < sizeof(words) || bpf_skb_load_bytes(skb, packet->payload, words, sizeof(words)))
+		return false;
+	for (int i = 0; i < 8; i++)
+		hash = (hash ^ words[i]) * 0x9E3779B97F4A7C15ULL;
+	key.start = flow->start;
+	key.cgroup_id = flow->cgroup_id ^ hash;
+	key.more = hash >> 32;
+	__builtin_memcpy(key.what, flow->ends.remote, sizeof(key.what));
+	seen = bpf_map_lookup_elem(&repeats, &key);
+	if (seen && fresh.reported - seen->reported < COLLAPSE_NS) {
+		count(EVENT_PAYLOAD, COUNT_COLLAPSED);
+		return true;
+	}
+	bpf_map_update_elem(&repeats, &key, &fresh, BPF_ANY);
+	return false;
+}
+
+static __always_inline void hand_up(struct __sk_buff *skb, struct flow *flow, const struct packet *packet,
+                                    enum direction way, __u32 stream_offset)
+{
+	__u32 length = packet->length;
+	struct scratch *scratch = scratch_take(EVENT_PAYLOAD);
+
+	if (!scratch)
+		return;
+	fill_owner(scratch, flow, EVENT_PAYLOAD, sizeof(struct payload_event));
+	scratch->payload.ends = flow->ends;
+	scratch->payload.offset = stream_offset;
+	scratch->payload.inbound = way;
+	if (length > CHUNK_BYTES)
+		length = CHUNK_BYTES;
+	if (length == 0 ||
+	    bpf_skb_load_bytes(skb, packet->payload, scratch->bytes + sizeof(struct payload_event), length))
+		length = 0;
+	scratch->payload.length = length;
+	scratch->end += length;
+	send(scratch, URGENT);
+}
+
+static __always_inline void look_stream(struct __sk_buff *skb, struct flow *flow, enum direction way)
+{
+	struct packet packet = {};
+	__u32 offset;
+
+	if (!parse(skb, way, &packet))
+		return;
+	if (packet.syn)
+		flow->base[way] = packet.sequence + 1;
+	if (!packet.length)
+		return;
+	offset = packet.syn ? 0 : packet.sequence - flow->base[way];
+	if (offset >= 1U << 31)
+		return; /* before the first byte: a keep-alive */
+	if (offset >= STREAM_BYTES || flow->records[way] >= STREAM_SEGMENTS) {
+		flow->silent |= 1 << way;
+		return;
+	}
+	if (way == OUTBOUND && !flow->records[way] && repeats_itself(skb, flow, &packet)) {
+		flow->silent = 3;
+		return;
+	}
+	flow->records[way]++;
+	hand_up(skb, flow, &packet, way, offset);
+}
+
+static __always_inline void send_totals(const struct flow *flow, __u32 closed)
+{
+	struct scratch *scratch = scratch_take(EVENT_FLOW);
+
+	if (!scratch)
+		return;
+	fill_owner(scratch, flow, EVENT_FLOW, sizeof(struct flow_event));
+	scratch->flow.ends = flow->ends;
+	scratch->flow.began = flow->began;
+	scratch->flow.bytes_out = flow->bytes[OUTBOUND];
+	scratch->flow.bytes_in = flow->bytes[INBOUND];
+	scratch->flow.packets_out = flow->packets[OUTBOUND];
+	scratch->flow.packets_in = flow->packets[INBOUND];
+	scratch->flow.closed = closed;
+	send(scratch, HOUSEKEEPING);
+}
+
+static __always_inline void add(struct flow *flow, struct __sk_buff *skb, enum direction way)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+
+	__sync_fetch_and_add(&flow->bytes[way], skb->len);
+	__sync_fetch_and_add(&flow->packets[way], skb->gso_segs ? skb->gso_segs : 1);
+	if (now - flow->reported >= REPORT_NS) {
+		flow->reported = now;
+		send_totals(flow, 0);
+	}
+}
+
+static __always_inline void look_datagram(struct __sk_buff *skb, enum direction way)
+{
+	struct datagram_key key = {};
+	struct flow *flow, fresh = {};
+	struct packet packet = {};
+
+	if (!parse(skb, way, &packet))
+		return;
+	key.cookie = bpf_get_socket_cookie(skb);
+	load_address(skb, way == OUTBOUND ? 16 : 12, way == OUTBOUND ? 24 : 8, key.remote);
+	key.port = packet.remote_port;
+	key.protocol = packet.protocol;
+	flow = bpf_map_lookup_elem(&datagrams, &key);
+	if (!flow) {
+		if (way == INBOUND)
+			return; /* somebody else began to talk to us */
+		begin(skb, &fresh, &packet);
+		bpf_map_update_elem(&datagrams, &key, &fresh, BPF_ANY);
+		flow = bpf_map_lookup_elem(&datagrams, &key);
+		if (!flow)
+			return;
+	}
+	add(flow, skb, way);
+	if (flow->records[way] >= DATAGRAMS && packet.remote_port != DNS_PORT)
+		return;
+	flow->records[way]++;
+	hand_up(skb, flow, &packet, way, 0);
+}
+
+static __always_inline int look(struct __sk_buff *skb, enum direction way)
+{
+	struct bpf_sock *sock = skb->sk;
+	struct flow *flow;
+
+	if (!sock)
+		return ALLOW;
+	sock = bpf_sk_fullsock(sock);
+	if (!sock)
+		return ALLOW;
+	if (sock->protocol != IPPROTO_TCP) {
+		if (sock->protocol == IPPROTO_UDP || bpf_sk_storage_get(&made_raw, sock, NULL, 0))
+			look_datagram(skb, way);
+		return ALLOW;
+	}
+	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
+	if (!flow) {
+		struct packet packet = {};
+
+		if (way == INBOUND || !parse(skb, way, &packet))
+			return ALLOW;
+		flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (!flow)
+			return ALLOW;
+		begin(skb, flow, &packet);
+	}
+	add(flow, skb, way);
+	if (!(flow->silent & 1 << way))
+		look_stream(skb, flow, way);
+	return ALLOW;
+}
+
+SEC("cgroup/sock_create")
+int on_socket(struct bpf_sock *sock)
+{
+	if (sock->protocol != IPPROTO_TCP && sock->protocol != IPPROTO_UDP)
+		bpf_sk_storage_get(&made_raw, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	return ALLOW;
+}
+
+SEC("cgroup_skb/egress")
+int on_egress(struct __sk_buff *skb)
+{
+	return look(skb, OUTBOUND);
+}
+
+SEC("cgroup_skb/ingress")
+int on_ingress(struct __sk_buff *skb)
+{
+	return look(skb, INBOUND);
+}
+
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(on_state, struct sock *sock, int before, int after)
+{
+	struct flow *flow;
+
+	if (after != TCP_CLOSE)
+		return 0;
+	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
+	if (flow)
+		send_totals(flow, before == TCP_SYN_SENT ? CLOSED_REFUSED : CLOSED);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";
