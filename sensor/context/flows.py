@@ -1,0 +1,132 @@
+"""Flows by their first words: parts put in order and shown to the recogniser, totals turned into differences."""
+
+from __future__ import annotations
+
+import socket
+from collections import OrderedDict
+from typing import TypeAlias
+
+from sensor.decode import FlowTotals, Payload
+from sensor.protocols import Finding, Flow
+
+DNS_PORT = 53
+_HELD_PARTS = 32
+"""Parts of one direction that came before what precedes them; the kernel side hands up 4 KiB in all."""
+
+Key: TypeAlias = tuple[int, str, int]
+"""(socket cookie, remote address, remote port): a UDP socket talks to many."""
+
+
+class _Stream:
+    """One direction of a TCP flow: gives its parts in order, each byte once."""
+
+    def __init__(self) -> None:
+        self._next = 0
+        self._held: dict[int, bytes] = {}
+
+    def add(self, offset: int, data: bytes) -> bytes:
+        """What has become contiguous by this part; empty where something before it is missing."""
+        if offset > self._next:
+            if len(self._held) < _HELD_PARTS:
+                self._held[offset] = data
+            return b""
+        ready = data[self._next - offset :]
+        self._next += len(ready)
+        while self._held:
+            offset = min(self._held)
+            if offset > self._next:
+                break
+            more = self._held.pop(offset)[self._next - offset :]
+            self._next += len(more)
+            ready += more
+        return ready
+
+
+class _Entry:
+    def __init__(self, raw: Payload) -> None:
+        transport = "udp" if raw.ends.protocol == socket.IPPROTO_UDP else "tcp"
+        self.recogniser = Flow(transport, raw.ends.remote_port)  # type: ignore[arg-type]
+        self.streams = (_Stream(), _Stream()) if transport == "tcp" else None
+        self.dns = b""
+
+
+class Flows:
+    """What is known of flows that are open, at most `limit`; the oldest go first."""
+
+    def __init__(self, limit: int = 16_384) -> None:
+        self.evicted = 0
+        self._limit = limit
+        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._totals: OrderedDict[Key, FlowTotals] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def recognise(self, raw: Payload) -> Finding | None:
+        """What this part of a flow, with those before it, says that was not known."""
+        entry = self._entry(raw)
+        data = entry.streams[raw.inbound].add(raw.offset, raw.data) if entry.streams else raw.data
+        if not data or entry.recogniser.done:
+            return None
+        return entry.recogniser.inbound(data) if raw.inbound else entry.recogniser.outbound(data)
+
+    def dns_messages(self, raw: Payload) -> list[bytes]:
+        """The DNS messages that this part of a flow to or from port 53 completes (RFC 7766 section 8 for TCP)."""
+        if raw.ends.protocol == socket.IPPROTO_UDP:
+            return [raw.data]
+        entry = self._entry(raw)
+        if not raw.inbound or entry.streams is None:
+            return []
+        entry.dns += entry.streams[True].add(raw.offset, raw.data)
+        messages = []
+        while len(entry.dns) >= 2:
+            length = int.from_bytes(entry.dns[:2], "big")
+            if len(entry.dns) < 2 + length:
+                break
+            messages.append(entry.dns[2 : 2 + length])
+            entry.dns = entry.dns[2 + length :]
+        return messages
+
+    def since_last(self, raw: FlowTotals) -> FlowTotals:
+        """These totals less those reported before, so that reports add up. Forgets a flow that has closed."""
+        key = _key(raw)
+        before = self._totals.pop(key, None)
+        if raw.closed:
+            self._entries.pop(key, None)
+        else:
+            self._keep(self._totals, key, raw)
+        if before is None:
+            return raw
+        return FlowTotals(
+            raw.time,
+            raw.tgid,
+            raw.start,
+            raw.cgroup_id,
+            raw.uid,
+            raw.ends,
+            raw.began,
+            raw.bytes_out - before.bytes_out,
+            raw.bytes_in - before.bytes_in,
+            raw.packets_out - before.packets_out,
+            raw.packets_in - before.packets_in,
+            raw.closed,
+            raw.refused,
+        )
+
+    def _entry(self, raw: Payload) -> _Entry:
+        key = _key(raw)
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = _Entry(raw)
+            self._keep(self._entries, key, entry)
+        return entry
+
+    def _keep(self, table: OrderedDict[Key, _Entry] | OrderedDict[Key, FlowTotals], key: Key, value: object) -> None:
+        table[key] = value  # type: ignore[assignment]
+        if len(table) > self._limit:
+            table.popitem(last=False)
+            self.evicted += 1
+
+
+def _key(raw: Payload | FlowTotals) -> Key:
+    return raw.ends.cookie, raw.ends.remote, raw.ends.remote_port
