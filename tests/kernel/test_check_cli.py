@@ -133,7 +133,8 @@ def test_to_enforce_with_nobody_who_may_use_gpus_is_a_warning(
     code, found = report(*files, "--mode", mode)
     says = (
         "no agent that can be recognised has gpu: {allow: true}, so "
-        "`GPU opened outside the workloads that may use one` answers every workload that opens a GPU with kill of its cgroup"
+        "`GPU opened outside the workloads that may use one` answers "
+        "every workload that opens a GPU with kill of its cgroup"
     )
     assert (code, found["mode"]) == (0, mode)
     assert (says in found["warnings"]) is warned
