@@ -68,20 +68,24 @@ def start_in(cgroup: Path, command: Sequence[str | Path]) -> subprocess.Popen[by
 class Sensor:
     """A sensor of its own, in a process of its own, that watches one cgroup."""
 
-    def __init__(self, directory: Path, cgroup: Path, *options: str) -> None:
+    def __init__(self, directory: Path, cgroup: Path, *options: str, stdout: int = subprocess.DEVNULL) -> None:
+        """`options` of `hostbrake run` win over what is set here; this node's own configuration does not count."""
+        config, agents = directory / "sensor.yml", directory / "agents.d"
+        config.touch()
+        agents.mkdir(exist_ok=True)
         self.alerts = directory / "alerts.jsonl"
         self.log = directory / "sensor.log"
         self.socket = directory / "control.sock"
         self._read = 0
         program = "from sensor.cli.main import main; main()"
-        own = {"cgroup-root": cgroup, "alerts": self.alerts, "state-dir": directory / "state"}
-        own["control-socket"] = self.socket
+        own = {"config": config, "cgroup-root": cgroup, "agents": agents, "alerts": self.alerts}
+        own |= {"state-dir": directory / "state", "control-socket": self.socket}
         arguments = [f"--{name}={value}" for name, value in own.items()]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program, "run", "--no-pin", *arguments, *options],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=log,
             )
 

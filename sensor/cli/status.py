@@ -34,11 +34,12 @@ def status(as_json: bool, control_socket: Path) -> None:
 
 
 def _show(answer: dict[str, Any]) -> None:
-    up = (time.time_ns() - answer["since"]) / 1e9
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("sensor", f"{'ready' if answer['ready'] else 'not ready'}, pid {answer['pid']}, up {up:.0f} s")
+    table.add_row(
+        "sensor", f"{'ready' if answer['ready'] else 'not ready'}, pid {answer['pid']}, up {_up(answer['since'])}"
+    )
     table.add_row("mode", f"{answer['mode']}, backend {answer['backend']}, pinned: {_yes(answer['pinned'])}")
     table.add_row("rules", _counts(answer["rules"]))
     table.add_row("agents", str(answer["agents"]))
@@ -49,6 +50,14 @@ def _show(answer: dict[str, Any]) -> None:
     lost = answer["lost"]
     table.add_row("lost", _counts(lost), style="bold red" if lost else "")
     Console(highlight=False).print(table)
+
+
+def _up(since: int) -> str:
+    """The time from `since` (nanoseconds since the epoch) in its two largest units."""
+    seconds = max(0, int(time.time() - since / 1e9))
+    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
+    largest = next((place for place, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in parts[largest : largest + 2])
 
 
 def _yes(value: bool) -> str:

@@ -14,7 +14,7 @@ import msgspec
 
 from sensor.verdict import RuleInfo
 
-SCHEMA = 1
+SCHEMA = 2
 """Raise it whenever a change here, in translation or in folding gives an old cache another meaning."""
 
 ONE = 0
@@ -114,6 +114,8 @@ class Coverage(msgspec.Struct, frozen=True):
 
     status: Status
     reasons: tuple[str, ...] = ()
+    broader: bool = False
+    """What it excludes cannot be told, so it matches more than its author meant."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from sensor import yamlfile
 from sensor.events import CLASSES
 from sensor.faults import Fault
 from sensor.match import ir
-from sensor.match.coverage import assess
+from sensor.match.coverage import assess, held_to_alert
 from sensor.match.sigma_check import POLICY, check_document, common_errors, faults_of
 from sensor.match.sigma_documents import Entry, entries_of
 from sensor.match.sigma_ir import Translator
@@ -130,7 +130,7 @@ def _translate(
     if reason is not None:
         return msgspec.structs.replace(never, category=category, coverage=ir.Coverage("never", (reason,)))
     reduced, coverage = assess(condition)
-    return msgspec.structs.replace(never, category=category, condition=reduced, coverage=coverage)
+    return held_to_alert(msgspec.structs.replace(never, category=category, condition=reduced, coverage=coverage))
 
 
 def _condition(entry: Entry, rule: SigmaRule, filters: list[SigmaFilter], faults: list[Fault]) -> ir.Node:
