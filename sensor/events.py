@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timezone
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, get_args
 
 import msgspec
 
@@ -78,13 +78,13 @@ class ProcessCreation(Event):
         return None if self.args is None else "".join([f"{arg}\0" for arg in self.args])
 
 
-class NetworkConnection(Event):
-    """A connect(2), or the first datagram to a destination; repeats are collapsed."""
-
-    CATEGORY: ClassVar[str] = "network_connection"
+class FlowEvent(Event):
+    """What is said of a connection or of datagrams between the process and one destination."""
 
     initiated: bool | None = None
+    """The process opened the connection; False where it accepted it."""
     protocol: str | None = None
+    """The transport: tcp, udp, icmp …, or the number that IANA gave it."""
     destination_ip: str | None = None
     destination_port: int | None = None
     destination_hostname: str | None = None
@@ -93,6 +93,74 @@ class NetworkConnection(Event):
     source_ip: str | None = None
     source_port: int | None = None
     denied: bool | None = None
+
+
+class NetworkConnection(FlowEvent):
+    """A connect(2), or the first datagram to a destination; repeats are collapsed."""
+
+    CATEGORY: ClassVar[str] = "network_connection"
+
+
+class NetworkPayload(FlowEvent):
+    """The first words of a flow, recognised from their bytes alone, whatever the port and the program's name.
+
+    Text is what the peers sent, so it may be anything; absent where the protocol has no such thing.
+    """
+
+    CATEGORY: ClassVar[str] = "network_payload"
+
+    application_protocol: str | None = None
+    """ssh, stratum, tls, http, socks, dns, wireguard, quic …"""
+    ssh_banner: str | None = None
+    """The identification string without its line end (RFC 4253 section 4.2): "SSH-2.0-OpenSSH_9.2p1"."""
+    stratum_method: str | None = None
+    """The JSON-RPC method of a mining client: "mining.subscribe", "login", "eth_submitLogin"."""
+    tls_server_name: str | None = None
+    """The name that a ClientHello asks for (RFC 6066 section 3), that of a QUIC Initial included."""
+    tls_alpn: list[str] | None = None
+    """The application protocols that a ClientHello offers (RFC 7301), in its order."""
+    tls_ech: bool | None = None
+    """The ClientHello holds an encrypted one (Encrypted Client Hello), so its server name may be a front."""
+    tls_ja4: str | None = None
+    """JA4, the fingerprint of the ClientHello: "t13d1516h2_8daaf6152771_b186095e22b6"."""
+    http_method: str | None = None
+    http_host: str | None = None
+    """The Host header or :authority, its port included where it has one."""
+    http_path: str | None = None
+    """The request target's first 256 bytes."""
+    http_upgrade: str | None = None
+    """The Upgrade header: "websocket", "h2c"."""
+    socks_destination: str | None = None
+    """Where the client wants a SOCKS proxy or an HTTP CONNECT to take it: "host:port"."""
+
+
+class NetworkFlow(FlowEvent):
+    """What went over a flow: at its end, and every minute while it is open.
+
+    Bytes, of the transport's payload, and packets are those since the flow's last report, so that they add up.
+    """
+
+    CATEGORY: ClassVar[str] = "network_flow"
+
+    bytes_out: int | None = None
+    bytes_in: int | None = None
+    packets_out: int | None = None
+    packets_in: int | None = None
+    duration: float | None = None
+    """Seconds since the flow began."""
+
+
+class DnsQuery(Event):
+    """A name that the process asked for, and what it was told."""
+
+    CATEGORY: ClassVar[str] = "dns_query"
+
+    query_name: str | None = None
+    """Without the final dot; other bytes than letters, digits, "-" and "_" as in RFC 4343 section 2.1."""
+    query_type: str | None = None
+    """The record type's mnemonic, or TYPE and its number (RFC 3597 section 5): "A", "AAAA", "HTTPS", "TYPE65280"."""
+    query_results: list[str] | None = None
+    """Addresses and names of the answer, a chain of aliases first; empty where the answer held none."""
 
 
 class DeviceOpen(Event):
@@ -109,9 +177,9 @@ class DeviceOpen(Event):
     denied: bool | None = None
 
 
-AnyEvent: TypeAlias = ProcessCreation | NetworkConnection | DeviceOpen
+AnyEvent: TypeAlias = ProcessCreation | NetworkConnection | NetworkPayload | NetworkFlow | DnsQuery | DeviceOpen
 
-CLASSES: dict[str, type[AnyEvent]] = {cls.CATEGORY: cls for cls in (ProcessCreation, NetworkConnection, DeviceOpen)}
+CLASSES: dict[str, type[AnyEvent]] = {cls.CATEGORY: cls for cls in get_args(AnyEvent)}
 """Event class by Sigma category."""
 
 _UNRECORDED = {"time", "boottime"}

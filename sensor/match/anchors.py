@@ -25,8 +25,9 @@ class Anchor(msgspec.Struct, frozen=True):
 Anchors: TypeAlias = frozenset[Anchor]
 
 _COARSE = {
-    "access", "agent_egress", "agent_gpu", "denied", "destination_scope", "device_class", "fileless",
-    "initiated", "protocol", "stdio_socket", "truncated", "user", "user_id",
+    "access", "agent_egress", "agent_gpu", "application_protocol", "denied", "destination_scope", "device_class",
+    "fileless", "http_method", "initiated", "protocol", "query_type", "stdio_socket", "tls_ech", "truncated", "user",
+    "user_id",
 }  # fmt: skip
 """Attributes with few values: poor to choose among rules by."""
 

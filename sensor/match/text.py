@@ -34,6 +34,8 @@ def text_forms(value: Any) -> tuple[str, ...]:
         return tuple(form for element in value for form in text_forms(element))
     if isinstance(value, bool):
         return ("true" if value else "false",)
+    if isinstance(value, float):
+        return (f"{value:.6f}".rstrip("0").rstrip("."),)
     return (str(value),)
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from sensor.events import AnyEvent, DeviceOpen, NetworkConnection, ProcessCreation, rfc3339
+from sensor.events import (
+    AnyEvent,
+    DeviceOpen,
+    DnsQuery,
+    FlowEvent,
+    NetworkConnection,
+    NetworkFlow,
+    NetworkPayload,
+    ProcessCreation,
+    rfc3339,
+)
 from sensor.node import host
 from sensor.verdict import SEVERITY, Outcome, Verdict
 
@@ -16,6 +26,9 @@ _SHORT_LENGTH = 80
 _CATEGORY = {
     ProcessCreation.CATEGORY: ("process", "exec"),
     NetworkConnection.CATEGORY: ("network", "connect"),
+    NetworkPayload.CATEGORY: ("network", "payload"),
+    NetworkFlow.CATEGORY: ("network", "flow"),
+    DnsQuery.CATEGORY: ("network", "dns-query"),
     DeviceOpen.CATEGORY: ("host", "device-open"),
 }
 """event.category (of ECS's allowed values) and event.action, by Sigma category."""
@@ -36,6 +49,7 @@ def to_alert(verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
                 "action": action,
                 "severity": SEVERITY[rule.level],
                 "reason": reason(verdict),
+                "duration": _duration(event),
             },
             "rule": {"id": rule.id, "name": rule.title, "level": rule.level},
             "threat": {"technique": {"id": list(rule.techniques)}},
@@ -64,15 +78,28 @@ def reason(verdict: Verdict) -> str:
 def _deed(event: AnyEvent) -> str:
     if isinstance(event, ProcessCreation):
         return f"ran `{_quoted(event.command_line or event.image or '?', _QUOTE_LENGTH)}`"
-    if isinstance(event, NetworkConnection):
-        name = _quoted(event.destination_hostname or event.destination_ip or "?", _SHORT_LENGTH)
-        name = f"[{name}]" if ":" in name else name
-        port = "" if event.destination_port is None else f":{event.destination_port}"
-        deed = "was kept from connecting to" if event.denied else "connected to"
-        kind = " ".join(filter(None, (event.destination_scope, event.protocol)))
-        return f"{deed} {name}{port}{f' ({_quoted(kind, _SHORT_LENGTH)})' if kind else ''}"
+    if isinstance(event, FlowEvent):
+        return _deed_in_the_network(event)
+    if isinstance(event, DnsQuery):
+        kind = f" ({_quoted(event.query_type, _SHORT_LENGTH)})" if event.query_type else ""
+        return f"looked up {_quoted(event.query_name or '?', _QUOTE_LENGTH)}{kind}"
     deed = "was kept from opening" if event.denied else "opened"
     return f"{deed} {_quoted(event.device_class or 'device', _SHORT_LENGTH)} {event.device_major}:{event.device_minor}"
+
+
+def _deed_in_the_network(event: FlowEvent) -> str:
+    name = _quoted(event.destination_hostname or event.destination_ip or "?", _SHORT_LENGTH)
+    name = f"[{name}]" if ":" in name else name
+    port = "" if event.destination_port is None else f":{event.destination_port}"
+    kind = " ".join(filter(None, (event.destination_scope, event.protocol)))
+    peer = f"{name}{port}{f' ({_quoted(kind, _SHORT_LENGTH)})' if kind else ''}"
+    if event.denied:
+        return f"was kept from connecting to {peer}"
+    if isinstance(event, NetworkPayload):
+        return f"spoke {_quoted(event.application_protocol or 'an unknown protocol', _SHORT_LENGTH)} with {peer}"
+    if isinstance(event, NetworkFlow):
+        return f"sent {event.bytes_out or 0} and received {event.bytes_in or 0} bytes, the peer being {peer}"
+    return f"connected to {peer}"
 
 
 def _workload_in_words(event: AnyEvent) -> str | None:
@@ -103,15 +130,14 @@ def _process(event: AnyEvent) -> dict[str, Any]:
 
 
 def _what(event: AnyEvent) -> dict[str, Any]:
-    if isinstance(event, NetworkConnection):
+    if isinstance(event, FlowEvent):
+        return _flow(event)
+    if isinstance(event, DnsQuery):
         return {
-            "source": {"ip": event.source_ip, "port": event.source_port},
-            "destination": {
-                "ip": event.destination_ip,
-                "port": event.destination_port,
-                "domain": event.destination_hostname,
-            },
-            "network": {"transport": event.protocol.lower() if event.protocol else None},
+            "dns": {
+                "question": {"name": event.query_name, "type": event.query_type},
+                "answers": {"data": event.query_results},
+            }
         }
     if isinstance(event, DeviceOpen):
         return {
@@ -122,6 +148,38 @@ def _what(event: AnyEvent) -> dict[str, Any]:
             }
         }
     return {}
+
+
+def _flow(event: FlowEvent) -> dict[str, Any]:
+    source: dict[str, Any] = {"ip": event.source_ip, "port": event.source_port}
+    destination: dict[str, Any] = {
+        "ip": event.destination_ip,
+        "port": event.destination_port,
+        "domain": event.destination_hostname,
+    }
+    network = {"transport": event.protocol.lower() if event.protocol else None}
+    said = {"source": source, "destination": destination, "network": network}
+    if isinstance(event, NetworkFlow):
+        source |= {"bytes": event.bytes_out, "packets": event.packets_out}
+        destination |= {"bytes": event.bytes_in, "packets": event.packets_in}
+    elif isinstance(event, NetworkPayload):
+        network["protocol"] = event.application_protocol
+        said |= {
+            "ssh": {"banner": event.ssh_banner},
+            "stratum": {"method": event.stratum_method},
+            "tls": {"client": {"server_name": event.tls_server_name, "ja4": event.tls_ja4}},
+            "http": {"request": {"method": event.http_method}},
+            "url": {"domain": event.http_host, "path": event.http_path},
+            "socks": {"destination": event.socks_destination},
+        }
+    return said
+
+
+def _duration(event: AnyEvent) -> int | None:
+    """ECS's event.duration, in nanoseconds."""
+    if not isinstance(event, NetworkFlow) or event.duration is None:
+        return None
+    return round(event.duration * 1_000_000_000)
 
 
 def _where(event: AnyEvent) -> dict[str, Any]:
@@ -140,8 +198,12 @@ def _id(verdict: Verdict) -> str:
     """Equal for the same rule and event, live or replayed: a record's times have microseconds."""
     event = verdict.event
     parts: list[object] = [verdict.rule.id, event.CATEGORY, event.time // 1000, event.process_guid]
-    if isinstance(event, NetworkConnection):
+    if isinstance(event, FlowEvent):
         parts += [event.protocol, event.destination_ip, event.destination_port]
+        if isinstance(event, (NetworkPayload, NetworkFlow)):
+            parts += [event.source_ip, event.source_port]
+    elif isinstance(event, DnsQuery):
+        parts += [event.query_name, event.query_type]
     elif isinstance(event, DeviceOpen):
         parts += [event.device_major, event.device_minor, event.access]
     return hashlib.blake2b(repr(parts).encode(errors="backslashreplace"), digest_size=16).hexdigest()

@@ -209,6 +209,21 @@ def test_conditions(condition: str, yes: str, no: str) -> None:
     assert [text for text in no.split() if fires(rule, command_line=text)] == []
 
 
+@pytest.mark.parametrize(
+    ("detection", "yes", "no"),
+    [
+        ("Duration|gt: 60", [60.000001, 1e9], [60.0, 0.5]),
+        ("Duration|lt: 1", [0.0000051, 0.0], [1.0]),
+        ("Duration: 60", [60.0], [60.5, 600.0]),
+        ("Duration: '0.5'", [0.5], [0.25]),
+    ],
+)
+def test_fractions(detection: str, yes: list[float], no: list[float]) -> None:
+    rule = rule_of(f"sel: {{{detection}}}\ncondition: sel", "network_flow")
+    assert [fires(rule, duration=seconds) for seconds in yes] == [True] * len(yes)
+    assert [fires(rule, duration=seconds) for seconds in no] == [False] * len(no)
+
+
 def test_map_is_and_list_of_maps_is_or() -> None:
     rule = rule_of("sel:\n- {Image: /a, CommandLine: x}\n- {Image: /b}\ncondition: sel")
     assert fires(rule, image="/a", command_line="x")

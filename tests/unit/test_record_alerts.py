@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sensor.events import DeviceOpen, NetworkConnection, ProcessCreation, from_record, to_record
+from sensor.events import (
+    CLASSES,
+    DeviceOpen,
+    DnsQuery,
+    NetworkConnection,
+    NetworkFlow,
+    NetworkPayload,
+    ProcessCreation,
+    from_record,
+    to_record,
+)
 from sensor.node import host
 from sensor.record.alerts import reason, to_alert
 from sensor.record.encode import encode
@@ -123,6 +133,60 @@ def test_a_connection() -> None:
     assert "connected to [2001:db8::1]:22 (external tcp) in container cccccccccccc" in alert["event"]["reason"]
 
 
+PEER = {"protocol": "tcp", "destination_ip": "203.0.113.9", "destination_port": 443, "source_port": 4000}
+
+
+def test_first_words() -> None:
+    event = NetworkPayload(
+        **COMMON,
+        **PEER,
+        application_protocol="tls",
+        tls_server_name="pool.example",
+        tls_ja4="t13d1516h2_8daaf6152771_b186095e22b6",
+        tls_alpn=["h2"],
+    )
+    alert = alert_of(event)
+    assert alert["event"]["category"] == ["network"] and alert["event"]["action"] == "payload"
+    assert alert["network"] == {"transport": "tcp", "protocol": "tls"}
+    assert alert["tls"]["client"] == {
+        "server_name": "pool.example",
+        "ja4": "t13d1516h2_8daaf6152771_b186095e22b6",
+    }
+    assert " spoke tls with 203.0.113.9:443 (tcp) in " in alert["event"]["reason"]
+    event = NetworkPayload(
+        **COMMON, **PEER, application_protocol="http", http_method="GET", http_host="a", http_path="/"
+    )
+    assert alert_of(event)["http"] == {"request": {"method": "GET"}}
+    assert alert_of(event)["url"] == {"domain": "a", "path": "/"}
+
+
+def test_a_flow() -> None:
+    event = NetworkFlow(**COMMON, **PEER, bytes_out=10, bytes_in=20, packets_out=1, packets_in=2, duration=1.5)
+    alert = alert_of(event)
+    assert alert["event"]["category"] == ["network"] and alert["event"]["action"] == "flow"
+    assert alert["event"]["duration"] == 1_500_000_000
+    assert alert["source"] == {"port": 4000, "bytes": 10, "packets": 1}
+    assert alert["destination"] == {"ip": "203.0.113.9", "port": 443, "bytes": 20, "packets": 2}
+    assert "sent 10 and received 20 bytes, the peer being 203.0.113.9:443 (tcp)" in alert["event"]["reason"]
+
+
+def test_a_name_looked_up() -> None:
+    event = DnsQuery(**COMMON, query_name="pool.example", query_type="A", query_results=["203.0.113.9"])
+    alert = alert_of(event)
+    assert alert["event"]["category"] == ["network"] and alert["event"]["action"] == "dns-query"
+    assert alert["dns"] == {
+        "question": {"name": "pool.example", "type": "A"},
+        "answers": {"data": ["203.0.113.9"]},
+    }
+    assert " looked up pool.example (A) in " in alert["event"]["reason"]
+
+
+@pytest.mark.parametrize("category", CLASSES)
+def test_every_category_makes_an_alert_and_a_sentence_of_nothing(category: str) -> None:
+    alert = alert_of(CLASSES[category](time=0))
+    assert alert["event"]["category"] and alert["event"]["reason"].startswith("a process ")
+
+
 def test_a_device() -> None:
     event = DeviceOpen(**COMMON, device_class="nvidia", device_major=195, device_minor=0, slurm_job_id="7", denied=True)
     alert = alert_of(event)
@@ -142,6 +206,11 @@ EVENTS = [
     ProcessCreation(**COMMON),
     NetworkConnection(**COMMON, destination_ip="10.0.0.1", destination_port=1, protocol="tcp"),
     NetworkConnection(**COMMON, destination_ip="10.0.0.1", destination_port=2, protocol="tcp"),
+    NetworkPayload(**COMMON, **PEER),
+    NetworkPayload(**COMMON, **{**PEER, "source_port": 4001}),
+    NetworkFlow(**COMMON, **PEER, duration=0.25),
+    DnsQuery(**COMMON, query_name="a", query_type="A", query_results=[]),
+    DnsQuery(**COMMON, query_name="a", query_type="AAAA"),
     DeviceOpen(**COMMON, device_major=195, device_minor=0),
     DeviceOpen(**COMMON, device_major=195, device_minor=1),
 ]
