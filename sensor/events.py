@@ -111,8 +111,16 @@ class NetworkPayload(FlowEvent):
 
     application_protocol: str | None = None
     """ssh, stratum, tls, http, socks, dns, wireguard, quic …"""
+    carried_by: str | None = None
+    """The protocol around this one: "http-connect", "socks5", "websocket" …"""
+    from_peer: bool | None = None
+    """The side that accepted the flow speaks as the client in it, as in a reverse tunnel."""
     ssh_banner: str | None = None
     """The identification string without its line end (RFC 4253 section 4.2): "SSH-2.0-OpenSSH_9.2p1"."""
+    ssh_peer_banner: str | None = None
+    """That of the side that accepted the connection."""
+    stratum_user: str | None = None
+    """The wallet, account or worker that the miner logs in with."""
     stratum_method: str | None = None
     """The JSON-RPC method of a mining client: "mining.subscribe", "login", "eth_submitLogin"."""
     tls_server_name: str | None = None
@@ -137,7 +145,7 @@ class NetworkPayload(FlowEvent):
 class NetworkFlow(FlowEvent):
     """What went over a flow: at its end, and every minute while it is open.
 
-    Bytes, of the transport's payload, and packets are those since the flow's last report, so that they add up.
+    Bytes, headers from IP on included, and packets are those since the flow's last report, so that they add up.
     """
 
     CATEGORY: ClassVar[str] = "network_flow"
@@ -148,6 +156,8 @@ class NetworkFlow(FlowEvent):
     packets_in: int | None = None
     duration: float | None = None
     """Seconds since the flow began."""
+    refused: bool | None = None
+    """It ended before it was established: nobody listens, or nobody answered."""
 
 
 class DnsQuery(Event):

@@ -59,8 +59,10 @@ class Pipeline:
             if self.undecodable[error.kind] == 1:
                 log.error("ring record cannot be decoded", kind=error.kind, error=str(error))
             return
-        event = self._context.enrich(raw)
-        if event is not None:
+        found = self._context.enrich(raw)
+        if found is None:
+            return
+        for event in found if isinstance(found, list) else (found,):
             self.judge(event)
 
     def judge(self, event: AnyEvent) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from sensor import decode
 from sensor.context.agents import Agents
 from sensor.context.cgroups import Cgroups
+from sensor.context.conversations import PROTOCOLS, Conversations
 from sensor.context.devices import Devices
 from sensor.context.identity import guid
 from sensor.context.processes import Process, Processes
@@ -22,17 +24,6 @@ from sensor.node import boottime_offset
 _SECOND = 1_000_000_000
 _PLACES_LIMIT = 16_384
 _ACCESS = {1: "read", 2: "write", 3: "readwrite"}
-_PROTOCOLS = {
-    1: "icmp",
-    6: "tcp",
-    17: "udp",
-    33: "dccp",
-    58: "icmpv6",
-    132: "sctp",
-    136: "udplite",
-    262: "mptcp",
-}
-"""IPPROTO_* in include/uapi/linux/in.h."""
 _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 38: "alg", 40: "vsock"}
 """AF_* in include/linux/socket.h."""
 
@@ -72,6 +63,7 @@ class Context:
         self.devices = Devices(gpu_majors)
         self.routes = Routes()
         self.users = Users()
+        self.conversations = Conversations(self.routes.scope)
         self._agents = agents
         self._places: dict[int | tuple[int, int], _Place] = {}
         self._offset = 0
@@ -111,10 +103,11 @@ class Context:
             "cgroups_unknown": self.cgroups.unknown,
             "users_unanswered": self.users.unanswered,
             "routes_failed": self.routes.failures,
+            **self.conversations.losses(),
         }
 
-    def enrich(self, raw: decode.Kernel) -> AnyEvent | None:
-        """The event that rules see, or None for one that only changes what is known. Never raises."""
+    def enrich(self, raw: decode.Kernel) -> AnyEvent | list[AnyEvent] | None:
+        """The event or events that rules see, or None where only what is known changes. Never raises."""
         if raw.time >= self._offset_due:
             self._tick(raw.time)
         if isinstance(raw, decode.Exec):
@@ -125,6 +118,10 @@ class Context:
             return self._connect(raw)
         elif isinstance(raw, decode.DeviceAccess):
             return self._device(raw)
+        elif isinstance(raw, decode.Payload):
+            return self.conversations.payload(raw, self._base(raw))
+        elif isinstance(raw, decode.FlowTotals):
+            return self.conversations.totals(raw, self._base(raw))
         else:
             self._cgroup(raw)
         return None
@@ -217,11 +214,35 @@ class Context:
             agent_egress=place.agent_egress,
         )
 
+    def _base(self, raw: decode.Kernel) -> dict[str, Any]:
+        """What an event's task and cgroup say of it; of the process no more than its identity."""
+        user = self.users.name(raw.uid)
+        place = self._place(raw.cgroup_id, raw.uid, user)
+        return {
+            "time": raw.time + self._offset,
+            "boottime": raw.time,
+            "process_id": raw.tgid or None,
+            "process_guid": guid(raw.tgid, raw.start) if raw.tgid else None,
+            "user": user if raw.tgid else None,
+            "user_id": raw.uid if raw.tgid else None,
+            "cgroup_id": raw.cgroup_id,
+            "cgroup_path": place.path,
+            "container_id": place.container_id,
+            "systemd_unit": place.systemd_unit,
+            "slurm_job_id": place.slurm_job_id,
+            "kubernetes_pod": place.kubernetes_pod,
+            "agent": place.agent,
+            "agent_owner": place.agent_owner,
+            "agent_purpose": place.agent_purpose,
+            "agent_gpu": place.agent_gpu,
+            "agent_egress": place.agent_egress,
+        }
+
     def _connect(self, raw: decode.Connect) -> NetworkConnection:
         user = self.users.name(raw.uid)
         place = self._place(raw.cgroup_id, raw.uid, user)
         own, parent = self._programs(raw)
-        return NetworkConnection(
+        event = NetworkConnection(
             time=raw.time + self._offset,
             boottime=raw.time,
             process_id=raw.tgid,
@@ -233,7 +254,7 @@ class Context:
             parent_image=parent.image if parent else None,
             parent_command_line=parent.command_line if parent else None,
             initiated=True,
-            protocol=_PROTOCOLS.get(raw.protocol) or str(raw.protocol),
+            protocol=PROTOCOLS.get(raw.protocol) or str(raw.protocol),
             destination_ip=raw.address,
             destination_port=raw.port,
             destination_scope=self.routes.scope(raw.address),
@@ -255,6 +276,8 @@ class Context:
             agent_gpu=place.agent_gpu,
             agent_egress=place.agent_egress,
         )
+        self.conversations.connected(raw.tgid, raw.start, raw.cgroup_id, event)
+        return event
 
     def _device(self, raw: decode.DeviceAccess) -> DeviceOpen:
         user = self.users.name(raw.uid)

@@ -77,8 +77,8 @@ class Parser:
         self._thread.start()
 
     def _load(self) -> None:
-        import dns.message
-        import dns.rdatatype
+        import dns.message  # noqa: PLC0415 (see above)
+        import dns.rdatatype  # noqa: PLC0415
 
         self._dns = dns
 

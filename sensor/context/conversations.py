@@ -1,0 +1,145 @@
+"""What flows say, as events: their first words, the names that DNS gave, and their totals."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from sensor.context.flows import DNS_PORT, Flows
+from sensor.context.names import Names, Parser
+from sensor.decode import Ends, FlowTotals, Payload
+from sensor.events import AnyEvent, DnsQuery, NetworkConnection, NetworkFlow, NetworkPayload
+from sensor.protocols import Finding
+
+PROTOCOLS = {
+    1: "icmp",
+    6: "tcp",
+    17: "udp",
+    33: "dccp",
+    58: "icmpv6",
+    132: "sctp",
+    136: "udplite",
+    262: "mptcp",
+}
+"""IPPROTO_* in include/uapi/linux/in.h."""
+
+_PROCESS = (
+    "image",
+    "command_line",
+    "args",
+    "parent_process_id",
+    "parent_image",
+    "parent_command_line",
+)
+_CLIENTS = 8192
+_SAME = {"socks4": "socks", "socks5": "socks", "http-connect": "http", "http2": "http"}
+"""ApplicationProtocol where a finding is more exact than rules need."""
+
+Base = dict[str, Any]
+"""The fields of an event that its task and cgroup give."""
+
+
+class Conversations:
+    """Turns what the kernel side hands up of flows into events."""
+
+    def __init__(self, scope: Callable[[str], str]) -> None:
+        """`scope` gives the DestinationScope of an address."""
+        self.flows = Flows()
+        self.names = Names()
+        self.dns = Parser()
+        self._scope = scope
+        # The last connection of each process: the flows that follow are of the same program.
+        self._clients: OrderedDict[tuple[int, int], NetworkConnection] = OrderedDict()
+
+    def connected(self, tgid: int, start: int, cgroup_id: int, event: NetworkConnection) -> None:
+        """A connection event was made: remember who, and say by which name it was known."""
+        if event.destination_ip is not None:
+            event.destination_hostname = self.names.name(cgroup_id, event.destination_ip, event.boottime)
+        self._clients[tgid, start] = event
+        self._clients.move_to_end((tgid, start))
+        if len(self._clients) > _CLIENTS:
+            self._clients.popitem(last=False)
+
+    def payload(self, raw: Payload, base: Base) -> list[AnyEvent]:
+        """The events that a part of a flow's first words makes."""
+        self._add_process(raw.tgid, raw.start, base)
+        if raw.ends.remote_port == DNS_PORT:
+            messages = self.flows.dns_messages(raw)
+            return [event for message in messages for event in self._dns(raw, base, message)]
+        finding = self.flows.recognise(raw)
+        if finding is None:
+            return []
+        name = finding.tls_server_name or finding.http_host
+        name = name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
+        ends = self._ends(raw.ends)
+        return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
+
+    def totals(self, raw: FlowTotals, base: Base) -> list[AnyEvent]:
+        """The event of a flow that ended, or that has been open for another minute."""
+        self._add_process(raw.tgid, raw.start, base)
+        since = self.flows.since_last(raw)
+        return [
+            NetworkFlow(
+                **base,
+                **self._ends(raw.ends),
+                destination_hostname=self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
+                bytes_out=since.bytes_out,
+                bytes_in=since.bytes_in,
+                packets_out=since.packets_out,
+                packets_in=since.packets_in,
+                duration=round((raw.time - raw.began) / 1e9, 3),
+                refused=raw.refused,
+            )
+        ]
+
+    def losses(self) -> dict[str, int]:
+        return {"flows_evicted": self.flows.evicted, "names_evicted": self.names.evicted}
+
+    def _dns(self, raw: Payload, base: Base, message: bytes) -> list[AnyEvent]:
+        answer = self.dns.parse(message)
+        if answer is None:
+            self.names.malformed += 1
+            return []
+        if not answer.is_response or not raw.inbound:
+            return []
+        self.names.learn(raw.cgroup_id, raw.time, answer)
+        return [DnsQuery(**base, query_name=answer.name, query_type=answer.type, query_results=answer.results)]
+
+    def _add_process(self, tgid: int, start: int, base: Base) -> None:
+        client = self._clients.get((tgid, start))
+        if client is not None:
+            for name in _PROCESS:
+                base[name] = getattr(client, name)
+
+    def _ends(self, ends: Ends) -> Base:
+        return {
+            "initiated": True,
+            "protocol": PROTOCOLS.get(ends.protocol) or str(ends.protocol),
+            "destination_ip": ends.remote,
+            "destination_port": ends.remote_port,
+            "destination_scope": self._scope(ends.remote),
+            "source_ip": ends.local,
+            "source_port": ends.local_port or None,
+        }
+
+
+def _said(finding: Finding) -> Base:
+    return {
+        "application_protocol": _SAME.get(finding.protocol, finding.protocol),
+        "carried_by": finding.carried_by,
+        "from_peer": finding.from_peer,
+        "ssh_banner": finding.ssh_banner,
+        "ssh_peer_banner": finding.ssh_peer_banner,
+        "stratum_method": finding.stratum_method,
+        "stratum_user": finding.stratum_user,
+        "http_method": finding.http_method,
+        "http_host": finding.http_host,
+        "http_path": finding.http_path,
+        "http_upgrade": finding.http_upgrade,
+        "socks_destination": finding.socks_destination or finding.http_connect_target,
+        "tls_server_name": finding.tls_server_name,
+        "tls_alpn": finding.tls_alpn,
+        "tls_ech": finding.tls_ech,
+        "tls_ja4": finding.tls_ja4,
+    }
