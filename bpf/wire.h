@@ -125,7 +125,7 @@ struct payload_event {
 	__u16 inbound; /* 0: sent, 1: received */
 };
 
-/* What a flow has carried so far, headers from IP on included. */
+/* What a flow has carried since the last report of it, headers from IP on included. */
 struct flow_event {
 	struct header header;
 	struct flow_ends ends;
@@ -135,7 +135,7 @@ struct flow_event {
 	__u32 packets_out;
 	__u32 packets_in;
 	__u32 closed; /* enum flow_state */
-	__u32 reserved;
+	__u32 flows;  /* that ended, of one process to one end; the totals are of all of them */
 };
 
 #endif

@@ -101,7 +101,10 @@ class Payload(Kernel):
 
 
 class FlowTotals(Kernel):
-    """What a flow has carried so far: at its end, and every minute while packets come."""
+    """What a flow has carried since its last report: at its end, and every minute while packets come.
+
+    Of flows that one process opens to one end one after the other, a report a second says it of all together.
+    """
 
     ends: Ends
     began: int
@@ -111,6 +114,8 @@ class FlowTotals(Kernel):
     bytes_in: int
     packets_out: int
     packets_in: int
+    flows: int
+    """How many ended."""
     closed: bool
     refused: bool
     """It ended before it was established."""
@@ -322,11 +327,25 @@ def _payload(data: bytes) -> Payload:
 def _flow(data: bytes) -> FlowTotals:
     fields = wire.FLOW_EVENT.unpack_from(data)
     time, start, cgroup_id, tgid, uid = fields[:5]
-    *totals, state, _ = fields[15:]
+    began, bytes_out, bytes_in, packets_out, packets_in, state, flows = fields[15:]
     if state > wire.CLOSED_REFUSED:
         raise DecodeError("bad_field", f"flow state {state}")
-    refused = state == wire.CLOSED_REFUSED
-    return FlowTotals(time, tgid, start, cgroup_id, uid, _ends(fields), *totals, state != wire.OPEN, refused)
+    return FlowTotals(
+        time,
+        tgid,
+        start,
+        cgroup_id,
+        uid,
+        _ends(fields),
+        began,
+        bytes_out,
+        bytes_in,
+        packets_out,
+        packets_in,
+        flows,
+        state != wire.OPEN,
+        state == wire.CLOSED_REFUSED,
+    )
 
 
 _DECODERS: dict[int, Callable[[bytes], KernelEvent]] = {

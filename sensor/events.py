@@ -143,7 +143,7 @@ class NetworkPayload(FlowEvent):
 
 
 class NetworkFlow(FlowEvent):
-    """What went over a flow: at its end, and every minute while it is open.
+    """What went over flows of the process to one destination: at their end, and every minute while one is open.
 
     Bytes, headers from IP on included, and packets are those since the flow's last report, so that they add up.
     """
@@ -156,6 +156,8 @@ class NetworkFlow(FlowEvent):
     packets_in: int | None = None
     duration: float | None = None
     """Seconds since the flow began."""
+    flows: int | None = None
+    """How many flows of the process to this destination ended since the last report; 0 while one is open."""
     refused: bool | None = None
     """It ended before it was established: nobody listens, or nobody answered."""
 

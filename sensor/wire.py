@@ -43,6 +43,6 @@ CGROUP_EVENT = struct.Struct(f"={_HEADER}QQII")
 PAYLOAD_EVENT = struct.Struct(f"={_HEADER}{_ENDS}IHH")
 """header, cookie, remote, local, remote port, local port, family, protocol, offset, length, inbound"""
 FLOW_EVENT = struct.Struct(f"={_HEADER}{_ENDS}QQQIIII")
-"""…, began, bytes out, bytes in, packets out, packets in, state, reserved"""
+"""…, began, bytes out, bytes in, packets out, packets in, state, flows"""
 
 OPEN, CLOSED, CLOSED_REFUSED = range(3)
