@@ -16,6 +16,8 @@
 #define CHUNK_BYTES 4096
 #define DNS_PORT 53
 #define REPORT_NS 60000000000ULL
+#define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
+#define BARE_BYTES 92          /* a packet no longer than this may be an acknowledgement alone */
 
 enum direction { OUTBOUND, INBOUND };
 
@@ -33,6 +35,7 @@ struct flow {
 	__u32 tgid;
 	__u32 uid;
 	__u64 began;
+	__u64 said;           /* when the process last sent something, CLOCK_MONOTONIC, coarse */
 	__u64 reported;       /* CLOCK_MONOTONIC, coarse */
 	struct totals totals; /* since the last report */
 	__u32 base[2];        /* TCP sequence number of the first byte */
@@ -207,6 +210,7 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 	fill_ends(skb, &flow->ends, packet, OUTBOUND);
 	flow->began = bpf_ktime_get_boot_ns();
 	flow->reported = bpf_ktime_get_coarse_ns();
+	flow->said = flow->reported;
 	flow->cgroup_id = bpf_skb_cgroup_id(skb);
 	if (!begins)
 		flow->silent = 3;
@@ -362,6 +366,41 @@ static __always_inline void add(struct flow *flow, struct __sk_buff *skb, enum d
 	send_totals(flow, &sum, OPEN);
 }
 
+/* Remember who spoke to whom without having been asked: see fill_prompt. */
+static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enum direction way)
+{
+	struct heard_key key = {.start = flow->start, .who = flow->tgid};
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct packet packet = {};
+	struct heard heard = {};
+
+	if (way == INBOUND && now - flow->said < ANSWER_NS)
+		return;
+	if (skb->len <= BARE_BYTES && (!parse(skb, way, &packet) || !packet.length))
+		return;
+	if (way == OUTBOUND) {
+		flow->said = now;
+		return;
+	}
+	heard.time = bpf_ktime_get_boot_ns();
+	heard.port = flow->ends.remote_port;
+	heard.family = flow->ends.family;
+	__builtin_memcpy(heard.remote, flow->ends.remote, sizeof(heard.remote));
+	bpf_map_update_elem(&unasked, &key, &heard, BPF_ANY);
+	key.start = 0;
+	key.who = flow->cgroup_id;
+	bpf_map_update_elem(&unasked, &key, &heard, BPF_ANY);
+}
+
+static __always_inline bool is_loopback(const struct flow_ends *ends)
+{
+	const __u32 *remote = (const __u32 *)ends->remote;
+
+	if (ends->family == AF_INET)
+		return ends->remote[0] == 127;
+	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);
+}
+
 static __always_inline void look_datagram(struct __sk_buff *skb, enum direction way)
 {
 	struct datagram_key key = {};
@@ -418,6 +457,8 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		begin(skb, flow, &packet);
 	}
 	add(flow, skb, way);
+	if (!is_loopback(&flow->ends))
+		listen(skb, flow, way);
 	if (!(flow->silent & 1 << way))
 		look_stream(skb, flow, way);
 	return ALLOW;

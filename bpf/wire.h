@@ -79,7 +79,11 @@ struct connect_event {
 	__u16 destination_port;
 	__u16 source_port; /* 0: not bound yet */
 	__u16 family;
-	__u16 reserved[3];
+	__u16 prompt_family; /* 0: nothing prompted it */
+	__u16 prompt_port;
+	__u16 prompt_shared; /* another process of the cgroup was told, not this one */
+	__u8 prompt[16];     /* whose unasked words came just before, on a connection that is held */
+	__u64 prompted;      /* when, CLOCK_BOOTTIME, ns */
 };
 
 struct device_event {

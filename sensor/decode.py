@@ -66,6 +66,18 @@ class Connect(Origin):
     source_port: int | None
     repeats: int
     denied: bool
+    prompt: Prompt | None = None
+
+
+class Prompt(msgspec.Struct, gc=False, frozen=True):
+    """Words that came unasked, on a connection that a process holds, shortly before it connected elsewhere."""
+
+    time: int
+    """CLOCK_BOOTTIME, nanoseconds."""
+    address: str
+    port: int
+    shared: bool
+    """They came to another process of the cgroup."""
 
 
 class DeviceAccess(Origin):
@@ -256,6 +268,7 @@ def _connect(data: bytes) -> Connect:
     fields = wire.CONNECT_EVENT.unpack_from(data)
     time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
     repeats, image_length, _, destination, source, protocol, port, source_port, family = fields[24:33]
+    prompt_family, prompt_port, prompt_shared, prompt, prompted = fields[33:]
     image = _tail(data, wire.CONNECT_EVENT.size, image_length)
     return Connect(
         time,
@@ -273,6 +286,7 @@ def _connect(data: bytes) -> Connect:
         source_port or None,
         repeats,
         bool(flags & wire.DENIED),
+        Prompt(prompted, _address(prompt_family, prompt), prompt_port, prompt_shared != 0) if prompt_family else None,
     )
 
 

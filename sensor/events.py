@@ -100,6 +100,17 @@ class NetworkConnection(FlowEvent):
 
     CATEGORY: ClassVar[str] = "network_connection"
 
+    prompted_by_ip: str | None = None
+    """Who, on a connection that the process or another of its cgroup holds, had spoken unasked within the second
+    before: as the far end of a tunnel does to have the near end connect."""
+    prompted_by_port: int | None = None
+    prompted_by_scope: str | None = None
+    """As DestinationScope."""
+    prompted_ms: float | None = None
+    """How long before, in milliseconds."""
+    prompted_cgroup: bool | None = None
+    """It was said to another process of the cgroup."""
+
 
 class NetworkPayload(FlowEvent):
     """The first words of a flow, recognised from their bytes alone, whatever the port and the program's name.
