@@ -113,6 +113,17 @@ def test_what_cannot_be_run(refused: Refused, options: list[str], code: int, say
         assert done.stderr.count("\n") == 1
 
 
+def test_paths_with_nul(refused: Refused, tmp_path: Path) -> None:
+    names = ("alerts", "events", "agents", "state_dir", "control_socket", "cgroup_root", "pin_dir")
+    config = tmp_path / "sensor.yml"
+    config.write_text("".join(f'{name}: "/tmp/a\\0b"\n' for name in names))
+    done = refused(f"--config={config}")
+    assert done.returncode == 2
+    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
+        [f"{config}:{number}", name] for number, name in enumerate(names, 1)
+    ]
+
+
 def test_a_recording_that_cannot_be_opened(cgroup: Path, tmp_path: Path) -> None:
     options = [f"--{name}={tmp_path}/{name}" for name in ("alerts", "control-socket", "state-dir")]
     done = hostbrake("run", f"--cgroup-root={cgroup}", "--config=/dev/null", *options, "--events=/nonexistent/e")
