@@ -266,3 +266,15 @@ def test_the_kernel_refuses_a_newline_in_a_cgroups_name(cgroup: Path) -> None:
     """And so no test above has one."""
     with pytest.raises(OSError, match="Invalid argument"):
         (cgroup / "new\nline").mkdir()
+
+
+def test_a_fault_is_one_line_whatever_its_file_is_called(refused: Refused, tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    (rules / "new\nline \x1b[31m.yml").write_text("title: one\n")
+    Path(os.fsdecode(os.fsencode(rules) + b"/\xff.yml")).write_text('"a\\nb\\e[31m": 1\n"a\\nb\\e[31m": 2\n')
+    done = refused(f"--rules={rules}")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and len(lines) > 2
+    assert all(line.startswith(str(rules)) and line.isprintable() for line in lines)
+    assert any(r"/new\nline \x1b[31m.yml:" in line for line in lines)
