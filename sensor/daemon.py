@@ -85,7 +85,7 @@ class Daemon:
         if scope is None:
             raise NodeError(f"{self._root} is no cgroup of the hierarchy at {mount}; name one with --cgroup-root")
         cgroups = CgroupRoot(mount)
-        guards = Guards(cgroups, config.protect)
+        guards = Guards(cgroups, config.protect, within=scope)
         self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
         self._pipeline = Pipeline(
             context=self._context,
@@ -107,7 +107,7 @@ class Daemon:
         )
 
     def run(self) -> None:
-        """Watch until SIGTERM or SIGINT."""
+        """Watch until SIGTERM, SIGINT or SIGHUP."""
         with self._cleanup, contextlib.closing(select.epoll()) as epoll:
             handlers = self._register(epoll)
             wait_s = self._drain()
@@ -189,11 +189,12 @@ class Daemon:
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:
-        """SIGTERM and SIGINT end the loop; the socket wakes it from its sleep (signal.set_wakeup_fd)."""
+        """SIGTERM, SIGINT and SIGHUP end the loop; the socket wakes it from its sleep (signal.set_wakeup_fd)."""
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         previous_fd = signal.set_wakeup_fd(writer.fileno())
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        previous = {number: signal.signal(number, self._on_signal) for number in numbers}
         try:
             yield reader
         finally:

@@ -17,7 +17,7 @@ from rich.text import Text
 from sensor.cli.samples import Sample, read_samples
 from sensor.config import default_rules, shipped_rules_dir
 from sensor.events import to_record
-from sensor.faults import Fault, FaultsError
+from sensor.faults import Fault, FaultsError, printable
 from sensor.match.ir import Rule, Status
 from sensor.match.load import RuleSet, load_rules
 from sensor.match.matcher import Matcher
@@ -61,13 +61,13 @@ def list_rules(directories: tuple[Path, ...], as_json: bool) -> None:
     for rule in found:
         info = rule.info
         action = Text(info.action, "bold" if info.action != "alert" else "")
-        title = Text.assemble(_visible(info.title), "\n", (_visible(info.id), "dim"))
-        table.add_row(Text(info.level, _LEVELS[info.level]), action, Text(_visible(rule.category or "-")), title)
+        title = Text.assemble(printable(info.title), "\n", (printable(info.id), "dim"))
+        table.add_row(Text(info.level, _LEVELS[info.level]), action, Text(printable(rule.category or "-")), title)
     _console().print(table)
     click.echo(_count(len(found), "rule"))
 
 
-@rules.command("validate")
+@rules.command("validate", short_help="Name every fault of every rule.")
 @click.argument("paths", type=click.Path(path_type=Path, exists=True), nargs=-1)
 @_directories
 def validate(paths: tuple[Path, ...], directories: tuple[Path, ...]) -> None:
@@ -77,7 +77,7 @@ def validate(paths: tuple[Path, ...], directories: tuple[Path, ...]) -> None:
     click.echo(f"{_count(len(found), 'rule')} {'is' if len(found) == 1 else 'are'} valid{limited}")
 
 
-@rules.command("coverage")
+@rules.command("coverage", short_help="Which rules can be decided, and why not.")
 @_directories
 @_json
 def coverage(directories: tuple[Path, ...], as_json: bool) -> None:
@@ -91,14 +91,14 @@ def coverage(directories: tuple[Path, ...], as_json: bool) -> None:
     if limited:
         table = _table("coverage", "rule", "reason")
         for rule in limited:
-            reasons = "\n".join(map(_visible, rule.coverage.reasons))
-            table.add_row(Text(*_STATUSES[rule.coverage.status]), Text(_visible(rule.info.title)), Text(reasons))
+            reasons = "\n".join(map(printable, rule.coverage.reasons))
+            table.add_row(Text(*_STATUSES[rule.coverage.status]), Text(printable(rule.info.title)), Text(reasons))
         _console().print(table)
     says = ", ".join(f"{counts[status]} {name}" for status, (name, _) in _STATUSES.items())
     click.echo(f"{_count(len(found), 'rule')}: {says}")
 
 
-@rules.command("test")
+@rules.command("test", short_help="Run each rule's samples through the matcher.")
 @_directories
 @click.option("--rule", "only", metavar="ID", help="test this rule alone")
 def test(directories: tuple[Path, ...], only: str | None) -> None:
@@ -214,11 +214,6 @@ def _table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
-
-
-def _visible(text: str) -> str:
-    """Text from a rule as a terminal may show it: what would act on the terminal is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _count(number: int, noun: str) -> str:

@@ -26,7 +26,10 @@ from sensor.control import ControlError, ask
     help="where the sensor listens",
 )
 def status(as_json: bool, control_socket: Path) -> None:
-    """What the running sensor sees, drops and enforces. Exits 0 only once the sensor is ready."""
+    """What the running sensor sees, drops and enforces.
+
+    Exits 0 only once the sensor is ready; 1 before that, and where none runs.
+    """
     try:
         answer = ask(control_socket, "status")
     except ControlError as error:
@@ -46,15 +49,18 @@ def _show(answer: dict[str, Any]) -> None:
     table.add_row(
         "sensor", f"{'ready' if answer['ready'] else 'not ready'}, pid {answer['pid']}, up {_up(answer['since'])}"
     )
-    table.add_row("mode", f"{answer['mode']}, backend {answer['backend']}, pinned: {_yes(answer['pinned'])}")
-    table.add_row("rules", _counts(answer["rules"]))
+    pinned = "programs pinned" if answer["pinned"] else "nothing pinned"
+    table.add_row("mode", f"{answer['mode']}, backend {answer['backend']}, {pinned}")
+    table.add_row("rules", _total(answer["rules"]))
     table.add_row("agents", str(answer["agents"]))
-    table.add_row("events", _counts(answer["events"]))
-    table.add_row("alerts", _counts(answer["alerts"]))
+    table.add_row("events", _total(answer["events"]))
+    table.add_row("alerts", _total(answer["alerts"]))
     collapsed = sum(counts["collapsed"] for counts in answer["kernel"].values())
-    table.add_row("collapsed", f"{collapsed} repeats counted in the kernel, not sent")
+    table.add_row("collapsed", f"{collapsed:,} repeats, counted in the kernel and not sent")
+    if answer["control_refused"]:
+        table.add_row("refused", f"{answer['control_refused']:,} requests at the control socket")
     lost = answer["lost"]
-    table.add_row("lost", _counts(lost), style="bold red" if lost else "")
+    table.add_row("lost", "\n".join(_counts(lost)) or "nothing", style="bold red" if lost else "")
     Console(highlight=False).print(table)
 
 
@@ -66,9 +72,10 @@ def _up(since: int) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[largest : largest + 2])
 
 
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
+def _total(counts: dict[str, int]) -> str:
+    """`7: 2 done, 5 none`."""
+    return f"{sum(counts.values()):,}" + (f": {', '.join(_counts(counts))}" if counts else "")
 
 
-def _counts(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+def _counts(counts: dict[str, int]) -> list[str]:
+    return [f"{count:,} {name}" for name, count in counts.items()]

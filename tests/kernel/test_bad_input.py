@@ -113,6 +113,17 @@ def test_what_cannot_be_run(refused: Refused, options: list[str], code: int, say
         assert done.stderr.count("\n") == 1
 
 
+def test_paths_with_nul(refused: Refused, tmp_path: Path) -> None:
+    names = ("alerts", "events", "agents", "state_dir", "control_socket", "cgroup_root", "pin_dir")
+    config = tmp_path / "sensor.yml"
+    config.write_text("".join(f'{name}: "/tmp/a\\0b"\n' for name in names))
+    done = refused(f"--config={config}")
+    assert done.returncode == 2
+    assert [line.split(": ")[:2] for line in done.stderr.splitlines()] == [
+        [f"{config}:{number}", name] for number, name in enumerate(names, 1)
+    ]
+
+
 def test_a_recording_that_cannot_be_opened(cgroup: Path, tmp_path: Path) -> None:
     options = [f"--{name}={tmp_path}/{name}" for name in ("alerts", "control-socket", "state-dir")]
     done = hostbrake("run", f"--cgroup-root={cgroup}", "--config=/dev/null", *options, "--events=/nonexistent/e")
@@ -255,3 +266,15 @@ def test_the_kernel_refuses_a_newline_in_a_cgroups_name(cgroup: Path) -> None:
     """And so no test above has one."""
     with pytest.raises(OSError, match="Invalid argument"):
         (cgroup / "new\nline").mkdir()
+
+
+def test_a_fault_is_one_line_whatever_its_file_is_called(refused: Refused, tmp_path: Path) -> None:
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    (rules / "new\nline \x1b[31m.yml").write_text("title: one\n")
+    Path(os.fsdecode(os.fsencode(rules) + b"/\xff.yml")).write_text('"a\\nb\\e[31m": 1\n"a\\nb\\e[31m": 2\n')
+    done = refused(f"--rules={rules}")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and len(lines) > 2
+    assert all(line.startswith(str(rules)) and line.isprintable() for line in lines)
+    assert any(r"/new\nline \x1b[31m.yml:" in line for line in lines)

@@ -88,7 +88,8 @@ def test_bad_lines_are_named_and_the_others_judged(
         9: b'{"category":"process_creation","ProcessId":"many"}',
         10: b'{"category":"process_creation","Colour":"red"}',
         11: b"[" * 100_000,
-        13: b'{"category":"process_creation","time":"9999-12-31T23:59:59-23:59","Image":"/xmrig"}',
+        12: b'{"category":"process_creation","\\n\\u001b[31mforged:1: ":1}',
+        14: b'{"category":"process_creation","time":"9999-12-31T23:59:59-23:59","Image":"/xmrig"}',
     }
     lines = list(good)
     for number, line in bad.items():
@@ -101,7 +102,7 @@ def test_bad_lines_are_named_and_the_others_judged(
     *faults, summary = done.stderr.splitlines()
     places = [number + (number > 6) for number in bad]
     assert [fault.rpartition(": ")[0].split(": ")[0] for fault in faults] == [f"{mixed}:{n}" for n in places]
-    assert all(fault.split(": ", 1)[1] for fault in faults)
+    assert all(fault.split(": ", 1)[1] and fault.isprintable() for fault in faults)
     assert summary == f"{len(good)} events, {len(live)} alerts"
     assert without_latency(json_lines(alerts)) == live
 

@@ -257,6 +257,26 @@ def test_what_lies_outside_the_watched_cgroup_is_let_be(
     assert set(status_of(sensor)["events"]) == {"process_creation"}
 
 
+def test_a_kill_does_not_reach_out_of_the_watched_cgroup(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
+    """A container would die as a whole, but only a part of it is watched."""
+    container = cgroup / f"docker-{'0123456789abcdef' * 4}.scope"
+    inside = container / "watched"
+    inside.mkdir(parents=True)
+    sensor = launch("--mode=enforce", within=inside)
+    outside = workers_in(container / "outside")
+    workers = workers_in(inside)
+    deed = start_in(inside, mining(tmp_path))
+    alert = sensor.wait_alert(inside)
+    assert alert is not None and not members(inside)
+    assert {process.wait(10) for process in (*workers, deed)} == {-signal.SIGKILL}
+    assert all(process.poll() is None for process in outside)
+    response = alert["response"]
+    assert (response["outcome"], response["scope"], response["cgroup"]) == ("done", "cgroup", path_of(inside))
+    assert (
+        response["reason"] == f"{path_of(container)} is not within the watched {path_of(inside)}; only the part in it"
+    )
+
+
 def test_a_watched_cgroup_whose_name_is_no_text(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
     work = Path(os.fsdecode(os.fsencode(cgroup) + b"/w\xff\xfe"))
     work.mkdir()

@@ -105,7 +105,7 @@ def test_the_table_says_the_same(launch: Launch, cgroup: Path, tmp_path: Path) -
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in done.stdout.splitlines()}
     assert rows["sensor"].startswith(f"ready, pid {sensor.process.pid}, up ")
     assert rows["mode"].startswith("enforce")
-    assert (rows["alerts"], rows["lost"]) == ("1 done", "none")
+    assert (rows["alerts"], rows["lost"]) == ("1: 1 done", "nothing")
 
 
 def test_a_second_sensor_on_the_same_socket_is_refused(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
