@@ -94,8 +94,8 @@ _VERSIONS: Final = {
         (_label(b"quicv2 key", 16), _label(b"quicv2 iv", 12), _label(b"quicv2 hp", 16)),
     ),
 }
-"""Type bits of an Initial packet (the other kinds follow in one order), salt, labels, each of which has the size of what
-it makes in its second byte: RFC 9001 section 5, RFC 9369 section 3."""
+"""Type bits of an Initial packet (the other kinds follow in one order), salt, labels, each of which has in its second
+byte the size of what it makes: RFC 9001 section 5, RFC 9369 section 3."""
 
 
 def initial(*datagrams: bytes, final: bool = False) -> QuicInitial | NeedMore | None:
