@@ -1,1 +1,11 @@
-"""What the first bytes of a flow are: recognised from the bytes alone, on any port."""
+"""Tells an application protocol from the first bytes of a flow, on any port: bytes in, findings out.
+
+Nothing here reads or writes anything, and no input raises.
+"""
+
+from __future__ import annotations
+
+from sensor.protocols.finding import Finding
+from sensor.protocols.flow import Flow
+
+__all__ = ["Finding", "Flow"]
