@@ -111,6 +111,12 @@ class DeviceOpen(Event):
 
 AnyEvent: TypeAlias = ProcessCreation | NetworkConnection | DeviceOpen
 
+
+def kernel_time(event: AnyEvent) -> int:
+    """When the kernel saw it, in nanoseconds: CLOCK_BOOTTIME, or since the Unix epoch where it was replayed."""
+    return event.boottime or event.time
+
+
 CLASSES: dict[str, type[AnyEvent]] = {cls.CATEGORY: cls for cls in (ProcessCreation, NetworkConnection, DeviceOpen)}
 """Event class by Sigma category."""
 
