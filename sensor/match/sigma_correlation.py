@@ -114,7 +114,7 @@ def _wrong_with(reference: object, known: dict[str, list[Source]]) -> str | None
     found = known.get(_canonical(reference))
     if found is None:
         return f"no rule has the id or name `{reference}`"
-    if len({str(each.sigma.id) for each in found}) > 1:
+    if len({each.rule.info.id for each in found}) > 1:
         places = ", ".join(f"{each.entry.path}:{each.entry.line()}" for each in found)
         return f"`{reference}` is the name of several rules: {places}"
     return None

@@ -87,10 +87,11 @@ def _parse_entry(entry: Entry, faults: list[Fault]) -> _Sigma | None:
         sigma = kind.from_dict(entry.data, collect_errors=True, policy=POLICY)
         errors = sigma.errors
     except _PARSE_ERRORS as error:
-        if len(faults) == faults_before:
-            at = ("correlation",) if kind is SigmaCorrelationRule else ()
-            faults.append(entry.fault(f"cannot be understood: {_one_line(error)}", *at))
         errors = common_errors(entry)
+        if kind is SigmaCorrelationRule and isinstance(error, SigmaError):
+            errors = [error, *errors]
+        elif len(faults) == faults_before:
+            faults.append(entry.fault(f"cannot be understood: {_one_line(error)}"))
     faults += faults_of(entry, errors)
     return sigma if len(faults) == faults_before else None
 
