@@ -77,6 +77,7 @@ class Daemon:
             executor=self._executor,
             alerts=self._alerts,
             events=self._events,
+            alert_window_s=config.alert_window_s,
             scope="/" + str(root.resolve().relative_to(mount.resolve())).removeprefix("."),
         )
         self._losses = Losses(
@@ -85,6 +86,7 @@ class Daemon:
                 "skipped": self._backend.missed_runs,
                 "undecodable": lambda: self._pipeline.undecodable,
                 "context": self._context.losses,
+                "correlation": self._pipeline.losses,
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
             }
@@ -108,6 +110,7 @@ class Daemon:
                 self._supervisor.alive()
                 if time.monotonic() >= due:
                     due = time.monotonic() + TICK_S
+                    self._pipeline.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
                     self._tick()
             self._supervisor.stopping()
             self._pipeline.close()
@@ -196,6 +199,7 @@ class Daemon:
             "agents": len(self._context.agents),
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),
+            "merged": self._pipeline.merged,
             "lost": self._losses.total,
             "kernel": self._backend.counters(),
             "control_refused": self._control.refused,

@@ -10,7 +10,7 @@ from sensor.context.enrich import Context
 from sensor.decode import DecodeError, decode
 from sensor.events import AnyEvent, to_record
 from sensor.match.matcher import Matcher
-from sensor.record.alerts import to_alert
+from sensor.record.noise import Noise
 from sensor.record.sink import Sink
 from sensor.respond.executor import Executor, Pending
 from sensor.verdict import Outcome, Verdict
@@ -30,11 +30,12 @@ class Pipeline:
         events: Sink | None = None,
         context: Context | None = None,
         scope: str = "/",
+        alert_window_s: float = 0,
     ) -> None:
         """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be."""
         self._matcher = matcher
         self._executor = executor
-        self._alerts = alerts
+        self._noise = Noise(alerts.write, alert_window_s)
         self._events = events
         self._context = context
         self._scope = scope
@@ -69,9 +70,33 @@ class Pipeline:
         if self._events is not None:
             self._events.write(to_record(event))
         for verdict in self._matcher.match(event):
-            outcome = self._executor.begin(verdict)
-            if not isinstance(outcome, Pending):
-                self._finish(verdict, outcome)
+            self._respond(verdict)
+
+    def advance(self, now: int) -> None:
+        """What time alone brings about: to be called every few seconds with the kernel's time (`kernel_time`)."""
+        for verdict in self._matcher.advance(now):
+            self._respond(verdict)
+        self._noise.advance(now)
+
+    def finish(self) -> None:
+        """The end of a recording: judge as if nothing more ever came, and write what that leaves."""
+        for verdict in self._matcher.finish():
+            self._respond(verdict)
+        self._noise.close()
+
+    def losses(self) -> dict[str, int]:
+        """What correlations could not count."""
+        return self._matcher.losses()
+
+    @property
+    def merged(self) -> int:
+        """Alerts that were counted in an equal one instead of being written."""
+        return self._noise.merged
+
+    def _respond(self, verdict: Verdict) -> None:
+        outcome = self._executor.begin(verdict)
+        if not isinstance(outcome, Pending):
+            self._finish(verdict, outcome)
 
     def complete(self) -> None:
         """Write the alerts of responses that have come to an end since the last call."""
@@ -79,12 +104,13 @@ class Pipeline:
             self._finish(verdict, outcome)
 
     def close(self) -> None:
-        """Write the alerts of responses that are still under way, as far as is known."""
+        """Write the alerts of responses that are still under way, as far as is known, and what was merged."""
         for verdict, outcome in self._executor.close():
             self._finish(verdict, outcome)
+        self._noise.close()
 
     def _finish(self, verdict: Verdict, outcome: Outcome) -> None:
         self.outcomes[outcome.outcome] += 1
-        self._alerts.write(to_alert(verdict, outcome))
+        self._noise.tell(verdict, outcome)
         if outcome.outcome == "failed":
             log.error("response failed", rule=verdict.rule.title, cgroup=outcome.cgroup, reason=outcome.reason)
