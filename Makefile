@@ -6,6 +6,7 @@ DESTDIR    ?=
 LIBDIR      = $(PREFIX)/lib/hostbrake
 UNITDIR     = $(PREFIX)/lib/systemd/system
 SHAREDIR    = $(PREFIX)/share/hostbrake
+DOCDIR      = $(PREFIX)/share/doc/hostbrake
 
 CLANG        ?= clang
 CLANG_FORMAT ?= clang-format
@@ -25,7 +26,7 @@ MACHINE    := $(shell uname -m)
 BPF_ARCH   := $(or $(and $(filter x86_64,$(MACHINE)),x86),$(and $(filter aarch64,$(MACHINE)),arm64),$(MACHINE))
 # <asm/types.h> lies in the multiarch directory, which clang does not search for the bpf target.
 BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_$(BPF_ARCH) -Wall -Werror -Ibpf \
-              -ffile-prefix-map=$(CURDIR)=. \
+              "-ffile-prefix-map=$(CURDIR)=." \
               -idirafter /usr/include/$(MACHINE)-linux-gnu
 
 .DELETE_ON_ERROR:
@@ -93,6 +94,7 @@ TARGET_PIP = $(BIN)/pip --disable-pip-version-check --python "$(DESTDIR)$(LIBDIR
 
 # The venv is filled under DESTDIR but runs from LIBDIR, so whatever records its own path is written anew.
 install: build ## into DESTDIR and PREFIX (/usr); an existing sensor.yml is kept
+	@[ $(words $(PREFIX)) -le 1 ] || { echo "PREFIX must not hold a blank: no script could start there" >&2; exit 1; }
 	rm -rf build/lib "$(DESTDIR)$(LIBDIR)"
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/lib" "$(DESTDIR)$(UNITDIR)"
 	@$(FIND_PYTHON); "$$python" -m venv --without-pip "$(DESTDIR)$(LIBDIR)"
@@ -107,17 +109,19 @@ install: build ## into DESTDIR and PREFIX (/usr); an existing sensor.yml is kept
 	ln -sfn ../lib/hostbrake/bin/hostbrake "$(DESTDIR)$(PREFIX)/bin/hostbrake"
 	rm -rf "$(DESTDIR)$(SHAREDIR)/rules"
 	install -d "$(DESTDIR)$(SHAREDIR)" && cp -rL --no-preserve=ownership rules "$(DESTDIR)$(SHAREDIR)/rules"
+	install -d "$(DESTDIR)$(DOCDIR)/docs"
+	install -m 644 README.md CONTRIBUTING.md "$(DESTDIR)$(DOCDIR)" && install -m 644 docs/*.md "$(DESTDIR)$(DOCDIR)/docs"
 	install -d -m 755 $(addprefix "$(DESTDIR)$(SYSCONFDIR)/,hostbrake/agents.d" hostbrake/rules.d" logrotate.d")
 	install -d -m 750 "$(DESTDIR)/var/log/hostbrake" "$(DESTDIR)/var/lib/hostbrake"
 	[ -e "$(DESTDIR)$(SYSCONFDIR)/hostbrake/sensor.yml" ] \
 		|| install -m 644 systemd/sensor.yml "$(DESTDIR)$(SYSCONFDIR)/hostbrake/sensor.yml"
 	install -m 644 systemd/hostbrake.logrotate "$(DESTDIR)$(SYSCONFDIR)/logrotate.d/hostbrake"
-	sed 's|/usr/bin/hostbrake|$(PREFIX)/bin/hostbrake|' systemd/hostbrake.service \
+	sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|' systemd/hostbrake.service \
 		>"$(DESTDIR)$(UNITDIR)/hostbrake.service"
 	@echo "installed; next: hostbrake check, then systemctl daemon-reload && systemctl enable --now hostbrake"
 
 uninstall: ## what install put there, but not configuration, alerts and state
-	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(SHAREDIR)"
+	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(SHAREDIR)" "$(DESTDIR)$(DOCDIR)"
 	rm -f "$(DESTDIR)$(PREFIX)/bin/hostbrake" "$(DESTDIR)$(UNITDIR)/hostbrake.service" \
 		"$(DESTDIR)$(SYSCONFDIR)/logrotate.d/hostbrake"
 	@echo "kept: $(SYSCONFDIR)/hostbrake, /var/log/hostbrake, /var/lib/hostbrake; remove them yourself if you mean to"

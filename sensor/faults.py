@@ -13,7 +13,8 @@ class Fault(msgspec.Struct, frozen=True, order=True):
     what: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.what}" if self.line else f"{self.path}: {self.what}"
+        """One line, whatever the file is called and holds."""
+        return printable(f"{self.path}:{self.line}: {self.what}" if self.line else f"{self.path}: {self.what}")
 
 
 class FaultsError(Exception):
@@ -22,3 +23,10 @@ class FaultsError(Exception):
     def __init__(self, faults: list[Fault]) -> None:
         self.faults = sorted(faults)
         super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it: line ends and whatever else would act on a terminal are escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -8,7 +8,7 @@ import structlog
 
 from sensor.context.enrich import Context
 from sensor.decode import DecodeError, decode
-from sensor.events import AnyEvent, to_record
+from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
 from sensor.record.noise import Noise
 from sensor.record.sink import Sink
@@ -32,20 +32,24 @@ class Pipeline:
         scope: str = "/",
         alert_window_s: float = 0,
     ) -> None:
-        """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be."""
+        """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be, and so are
+        programs that began in a cgroup whose path is unknown, unless `scope` is the root.
+        """
         self._matcher = matcher
         self._executor = executor
         self._noise = Noise(alerts.write, alert_window_s)
         self._events = events
         self._context = context
         self._scope = scope
-        self._inside = scope.rstrip("/") + "/"
+        self._below = scope + "/"
+        self._is_limited = scope != "/"
+        self._last: AnyEvent | None = None
         self.seen: Counter[str] = Counter()
         """Events judged, by category."""
         self.undecodable: Counter[str] = Counter()
         """Ring records that were no event, by DecodeError.kind."""
         self.outcomes: Counter[str] = Counter()
-        """Alerts written, by response outcome."""
+        """Alerts raised, by response outcome; one that could not be written is among the sink's losses too."""
 
     def feed(self, data: bytes) -> None:
         """One ring record."""
@@ -63,17 +67,21 @@ class Pipeline:
 
     def judge(self, event: AnyEvent) -> None:
         """Match one event and respond."""
-        path = event.cgroup_path
-        if path is not None and path != self._scope and not path.startswith(self._inside):
+        if self._is_limited and self._is_outside(event):
             return
+        self._last = event
         self.seen[event.CATEGORY] += 1
         if self._events is not None:
             self._events.write(to_record(event))
         for verdict in self._matcher.match(event):
             self._respond(verdict)
 
-    def advance(self, now: int) -> None:
-        """What time alone brings about: to be called every few seconds with the kernel's time (`kernel_time`)."""
+    def advance(self, now: int | None = None) -> None:
+        """What time alone brings about. To be called every few seconds with the kernel's time (`kernel_time`), when
+        all events before it have been judged; without one, the time of the event judged last counts.
+        """
+        if now is None:
+            now = kernel_time(self._last) if self._last else 0
         for verdict in self._matcher.advance(now):
             self._respond(verdict)
         self._noise.advance(now)
@@ -97,6 +105,12 @@ class Pipeline:
         outcome = self._executor.begin(verdict)
         if not isinstance(outcome, Pending):
             self._finish(verdict, outcome)
+
+    def _is_outside(self, event: AnyEvent) -> bool:
+        path = event.cgroup_path
+        if path is None:  # connections and device opens reach us from the watched cgroup alone
+            return isinstance(event, ProcessCreation)
+        return path != self._scope and not path.startswith(self._below)
 
     def complete(self) -> None:
         """Write the alerts of responses that have come to an end since the last call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import sys
 import time
@@ -38,13 +39,13 @@ def configure(stream: TextIO | None = None) -> None:
 
     Where `stream` is no terminal a line is `{"event": ..., "level": ..., "timestamp": ..., ...}`.
     """
-    out = stream or sys.stderr
+    out = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115 (there is none to write to: `2>&-`)
     processors: list[Processor] = [
         _structlog.processors.add_log_level,
         _structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if out.isatty():
-        processors.append(_structlog.dev.ConsoleRenderer())
+        processors.append(_structlog.dev.ConsoleRenderer(repr_native_str=True))  # escapes what acts on a terminal
     else:
         processors += [
             _structlog.processors.format_exc_info,

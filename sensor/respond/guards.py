@@ -69,12 +69,15 @@ PROTECTED: tuple[str, ...] = (
 class Guards:
     """Says of a cgroup or process why it must not be acted on."""
 
-    def __init__(self, root: CgroupRoot, protect: Iterable[str] = (), own: str = "the sensor itself") -> None:
+    def __init__(
+        self, root: CgroupRoot, protect: Iterable[str] = (), own: str = "the sensor itself", within: str = "/"
+    ) -> None:
         """`protect`: globs over unit names, or over paths where they start with "/", besides `PROTECTED`.
 
-        `own`: this process, in refusals.
+        `own`: this process, in refusals. `within`: nothing outside this cgroup is acted on.
         """
         self._own = own
+        self.within = within
         globs = [*PROTECTED, *protect]
         self._root = root
         self._lineage_of: tuple[int, int] | None = None
@@ -91,6 +94,8 @@ class Guards:
         path = "/" + path.strip("/")
         if path == "/":
             return "the root cgroup is never acted on"
+        if outside := self.outside(path):
+            return outside
         for pid, whose in ((1, "init"), (os.getpid(), self._own)):
             own = self._cgroup_of(pid)
             if own is not None and _holds(path, own):
@@ -101,6 +106,12 @@ class Guards:
             return f"{path} is protected: {what} keeps this node running"
         held = self._protected_below(path)
         return f"{path} holds {held}, which is protected" if held else None
+
+    def outside(self, path: str) -> str | None:
+        """That the cgroup at `path` is not in the part of the hierarchy that is watched, or None where it is."""
+        if self.within == "/" or _holds(self.within, path):
+            return None
+        return f"{path} is not within the watched {self.within}"
 
     def process_refusal(self, pid: int) -> str | None:
         """Why process `pid` is not to be killed, or None."""

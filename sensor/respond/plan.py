@@ -65,10 +65,14 @@ class Planner:
         if event.cgroup_path is None:
             return self._process_plan(verdict, "the cgroup is unknown")
         target, workload = boundary(event)
+        outside = self._guards.outside(target.path)
+        if outside:  # the workload is larger than what is watched, so all that is watched is part of it
+            target, workload = Target(self._guards.within, None, target.witness), False
         refusal = self._guards.refusal(target.path, workload)
         if refusal:
             return self._process_plan(verdict, refusal)
-        return Plan(action=rule.action, scope="cgroup", cgroups=(target,), process=event.process_guid)
+        reason = f"{outside}; only the part in it" if outside else None
+        return Plan(action=rule.action, scope="cgroup", cgroups=(target,), process=event.process_guid, reason=reason)
 
     def _agent_plan(self, verdict: Verdict) -> Plan | None:
         """None where nothing says which cgroups are the agent's, or none of them may be acted on."""

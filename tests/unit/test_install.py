@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,10 +18,10 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def make(target: str, destdir: Path) -> str:
+def make(target: str, destdir: Path, *settings: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     result = subprocess.run(
-        ["make", "--no-print-directory", target, f"DESTDIR={destdir}"],
+        ["make", "--no-print-directory", target, f"DESTDIR={destdir}", *settings],
         cwd=REPO,
         env=environment,
         capture_output=True,
@@ -49,6 +50,8 @@ def test_every_file_is_in_its_place(root: Path) -> None:
         "etc/hostbrake/sensor.yml",
         "etc/logrotate.d/hostbrake",
         "usr/bin/hostbrake",
+        "usr/share/doc/hostbrake/README.md",
+        "usr/share/doc/hostbrake/docs/RULES.md",
     ):
         assert (root / path).is_file(), path
     for path in ("etc/hostbrake/agents.d", "etc/hostbrake/rules.d", "var/log/hostbrake", "var/lib/hostbrake"):
@@ -56,6 +59,22 @@ def test_every_file_is_in_its_place(root: Path) -> None:
     shipped = {path.relative_to(REPO) for path in (REPO / "rules").rglob("*.yml")}
     installed = {path.relative_to(root / "usr/share/hostbrake") for path in root.rglob("usr/share/**/rules/**/*.yml")}
     assert installed == shipped
+
+
+def test_another_prefix_is_where_the_unit_the_command_and_the_rules_are(tmp_path: Path) -> None:
+    make("install", tmp_path, "PREFIX=/usr/local")
+    unit = (tmp_path / "usr/local/lib/systemd/system/hostbrake.service").read_text().splitlines()
+    assert "ExecStart=/usr/local/bin/hostbrake run" in unit
+    (documentation,) = (line.partition("=file:")[2] for line in unit if line.startswith("Documentation="))
+    assert (tmp_path / documentation.removeprefix("/")).is_file()
+    command = tmp_path / "usr/local/bin/hostbrake"
+    assert command.read_text().splitlines()[0] == "#!/usr/local/lib/hostbrake/bin/python3 -I"
+    listed = [str(tmp_path / "usr/local/lib/hostbrake/bin/python3"), "-I", str(command), "rules", "list", "--json"]
+    rules = json.loads(subprocess.run(listed, capture_output=True, text=True, cwd="/").stdout)
+    assert rules and all(rule["path"].startswith(f"{tmp_path}/usr/local/share/hostbrake/rules/") for rule in rules)
+    make("uninstall", tmp_path, "PREFIX=/usr/local")
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir()}
+    assert left == {"etc/hostbrake/sensor.yml"}
 
 
 def test_the_command_runs_from_its_final_place(root: Path) -> None:

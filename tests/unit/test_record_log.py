@@ -66,3 +66,27 @@ def test_equal_trouble_is_logged_once_a_minute_with_what_was_left_out() -> None:
         ("trouble", 120, 5),
         ("other", None, None),
     ]
+
+
+def test_without_a_standard_error_there_is_no_log_and_no_harm() -> None:
+    code = "import structlog, sensor.record.log; structlog.get_logger().error('lost'); print('alive')"
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert (done.returncode, done.stdout) == (0, b"alive\n")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_no_value_acts_on_it() -> None:
+    out = Terminal()
+    log.configure(out)
+    try:
+        structlog.get_logger().error("response failed", cgroup="/\x1b]0;owned\x07\x1b[2J\u202e", rule="a\nb")
+    finally:
+        log.configure()
+    text = out.getvalue()
+    assert text.count("\n") == 1 and "response failed" in text
+    for harm in ("\x1b]0;", "\x07", "\x1b[2J", "\u202e"):
+        assert harm not in text

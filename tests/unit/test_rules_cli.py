@@ -43,7 +43,7 @@ def rules(tmp_path: Path) -> Path:
 
 def test_the_shipped_rules_are_listed_valid_covered_and_as_their_samples_say() -> None:
     listed = orjson.loads(hostbrake("list", "--json").stdout)
-    assert {"id", "level", "action", "scope", "category", "title", "techniques", "path"} == set(listed[0])
+    assert {"id", "level", "action", "scope", "category", "silent", "title", "techniques", "path"} == set(listed[0])
     validated = hostbrake("validate")
     assert (validated.returncode, validated.stdout) == (0, f"{len(listed)} rules are valid\n")
     covered = orjson.loads(hostbrake("coverage", "--json").stdout)
@@ -82,6 +82,7 @@ def test_coverage_gives_the_reason_and_is_no_error(rules: Path) -> None:
     done = hostbrake("coverage", "--rules", rules)
     assert done.returncode == 0
     assert "file_event" in done.stdout and "2 rules: 1 full, 0 degraded, 1 never fires" in done.stdout
+    assert hostbrake("validate", rules).stdout == "2 rules are valid (1 never fire; why: hostbrake rules coverage)\n"
     covered = orjson.loads(hostbrake("coverage", "--rules", rules, "--json").stdout)
     assert [rule["status"] for rule in covered["rules"]] == ["full", "never"] and covered["rules"][1]["reasons"]
 
