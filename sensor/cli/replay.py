@@ -36,12 +36,12 @@ _READER_S = 60.0
 @click.option(
     "--alert-window",
     "alert_window_s",
-    type=click.FloatRange(0, 86_400),
+    type=click.IntRange(0, 86_400),
     default=Config().alert_window_s,
     metavar="SECONDS",
     help="count equal alerts for so long and write them as one, as alert_window_s in sensor.yml; 0: write each",
 )
-def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str, alert_window_s: float) -> None:
+def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str, alert_window_s: int) -> None:
     """Run the events of RECORDING through the rules.
 
     RECORDING comes from `run --events`; - is standard input. Needs no root and touches nothing: alerts say what the
