@@ -43,6 +43,11 @@ def _positive(number: int) -> None:
         raise ValueError(f"must be at least 1, not {number}")
 
 
+def _window(number: int) -> None:
+    if not 0 <= number <= 86_400:
+        raise ValueError(f"must be between 0 and 86400, not {number}")
+
+
 def _major(number: int) -> None:
     if not 1 <= number < 1 << 12:  # include/linux/kdev_t.h: 12 bits of major
         raise ValueError(f"a device major is 1 to 4095, not {number}")
@@ -91,6 +96,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Globs of cgroup paths or unit names that are never killed as a whole, besides the built-in list."""
     kills_per_minute: Annotated[int, _positive] = 30
     """Past this many automatic kills in a minute the sensor freezes instead."""
+    alert_window_s: Annotated[int, _window] = 60
+    """For so many seconds after an alert equal ones are counted, and then written as one; 0: each is written."""
 
 
 _PATHS = ("alerts", "events", "agents", "cgroup_root", "state_dir", "control_socket", "pin_dir")

@@ -94,6 +94,7 @@ class Daemon:
             alerts=self._alerts,
             events=self._events,
             scope=scope,
+            alert_window_s=config.alert_window_s,
         )
         self._losses = Losses(
             {
@@ -101,6 +102,7 @@ class Daemon:
                 "skipped": self._backend.missed_runs,
                 "undecodable": lambda: self._pipeline.undecodable,
                 "context": self._context.losses,
+                "correlation": self._pipeline.losses,
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
             }
@@ -124,6 +126,8 @@ class Daemon:
                 self._supervisor.alive()
                 if time.monotonic() >= due:
                     due = time.monotonic() + TICK_S
+                    # In a storm what is still in the ring is older than now.
+                    self._pipeline.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME) if wait_s else None)
                     self._tick()
             self._supervisor.stopping()
             self._pipeline.close()
@@ -222,6 +226,7 @@ class Daemon:
             "agents": len(self._context.agents),
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),
+            "merged": self._pipeline.merged,
             "lost": self._losses.total,
             "kernel": self._backend.counters(),
             "control_refused": self._control.refused,

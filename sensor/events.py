@@ -202,6 +202,12 @@ class DeviceOpen(Event):
 
 AnyEvent: TypeAlias = ProcessCreation | NetworkConnection | NetworkPayload | NetworkFlow | DnsQuery | DeviceOpen
 
+
+def kernel_time(event: AnyEvent) -> int:
+    """When the kernel saw it, in nanoseconds: CLOCK_BOOTTIME, or since the Unix epoch where it was replayed."""
+    return event.boottime or event.time
+
+
 CLASSES: dict[str, type[AnyEvent]] = {cls.CATEGORY: cls for cls in get_args(AnyEvent)}
 """Event class by Sigma category."""
 

@@ -8,9 +8,9 @@ import structlog
 
 from sensor.context.enrich import Context
 from sensor.decode import DecodeError, decode
-from sensor.events import AnyEvent, ProcessCreation, to_record
+from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
-from sensor.record.alerts import to_alert
+from sensor.record.noise import Noise
 from sensor.record.sink import Sink
 from sensor.respond.executor import Executor, Pending
 from sensor.verdict import Outcome, Verdict
@@ -30,18 +30,20 @@ class Pipeline:
         events: Sink | None = None,
         context: Context | None = None,
         scope: str = "/",
+        alert_window_s: float = 0,
     ) -> None:
         """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be, and so are
         programs that began in a cgroup whose path is unknown, unless `scope` is the root.
         """
         self._matcher = matcher
         self._executor = executor
-        self._alerts = alerts
+        self._noise = Noise(alerts.write, alert_window_s)
         self._events = events
         self._context = context
         self._scope = scope
         self._below = scope + "/"
         self._is_limited = scope != "/"
+        self._last: AnyEvent | None = None
         self.seen: Counter[str] = Counter()
         """Events judged, by category."""
         self.undecodable: Counter[str] = Counter()
@@ -69,13 +71,42 @@ class Pipeline:
         """Match one event and respond."""
         if self._is_limited and self._is_outside(event):
             return
+        self._last = event
         self.seen[event.CATEGORY] += 1
         if self._events is not None:
             self._events.write(to_record(event))
         for verdict in self._matcher.match(event):
-            outcome = self._executor.begin(verdict)
-            if not isinstance(outcome, Pending):
-                self._finish(verdict, outcome)
+            self._respond(verdict)
+
+    def advance(self, now: int | None = None) -> None:
+        """What time alone brings about. To be called every few seconds with the kernel's time (`kernel_time`), when
+        all events before it have been judged; without one, the time of the event judged last counts.
+        """
+        if now is None:
+            now = kernel_time(self._last) if self._last else 0
+        for verdict in self._matcher.advance(now):
+            self._respond(verdict)
+        self._noise.advance(now)
+
+    def finish(self) -> None:
+        """The end of a recording: judge as if nothing more ever came, and write what that leaves."""
+        for verdict in self._matcher.finish():
+            self._respond(verdict)
+        self._noise.close()
+
+    def losses(self) -> dict[str, int]:
+        """What correlations could not count."""
+        return self._matcher.losses()
+
+    @property
+    def merged(self) -> int:
+        """Alerts that were counted in an equal one instead of being written."""
+        return self._noise.merged
+
+    def _respond(self, verdict: Verdict) -> None:
+        outcome = self._executor.begin(verdict)
+        if not isinstance(outcome, Pending):
+            self._finish(verdict, outcome)
 
     def _is_outside(self, event: AnyEvent) -> bool:
         path = event.cgroup_path
@@ -89,12 +120,13 @@ class Pipeline:
             self._finish(verdict, outcome)
 
     def close(self) -> None:
-        """Write the alerts of responses that are still under way, as far as is known."""
+        """Write the alerts of responses that are still under way, as far as is known, and what was merged."""
         for verdict, outcome in self._executor.close():
             self._finish(verdict, outcome)
+        self._noise.close()
 
     def _finish(self, verdict: Verdict, outcome: Outcome) -> None:
         self.outcomes[outcome.outcome] += 1
-        self._alerts.write(to_alert(verdict, outcome))
+        self._noise.tell(verdict, outcome)
         if outcome.outcome == "failed":
             log.error("response failed", rule=verdict.rule.title, cgroup=outcome.cgroup, reason=outcome.reason)

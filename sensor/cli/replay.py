@@ -10,8 +10,8 @@ from typing import BinaryIO
 import click
 import orjson
 
-from sensor.config import default_rules
-from sensor.events import AnyEvent, RecordError, from_record
+from sensor.config import Config, default_rules
+from sensor.events import AnyEvent, RecordError, from_record, kernel_time
 from sensor.faults import Fault
 from sensor.match.load import load_rules
 from sensor.match.matcher import Matcher
@@ -33,7 +33,15 @@ _READER_S = 60.0
     help="directory of rules, repeatable; default: the shipped ones and /etc/hostbrake/rules.d",
 )
 @click.option("--alerts", default="-", metavar="FILE", help="append alerts to FILE; default: standard output")
-def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str) -> None:
+@click.option(
+    "--alert-window",
+    "alert_window_s",
+    type=click.IntRange(0, 86_400),
+    default=Config().alert_window_s,
+    metavar="SECONDS",
+    help="count equal alerts for so long and write them as one, as alert_window_s in sensor.yml; 0: write each",
+)
+def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str, alert_window_s: int) -> None:
     """Run the events of RECORDING through the rules.
 
     RECORDING comes from `run --events`; - is standard input. Needs no root and touches nothing: alerts say what the
@@ -47,10 +55,12 @@ def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str) -> None:
     except OSError as error:
         click.echo(f"hostbrake: alerts cannot be written to {alerts}: {error.strerror}", err=True)
         sys.exit(1)
-    pipeline = Pipeline(matcher=matcher, executor=rehearsal(), alerts=sink)
+    pipeline = Pipeline(matcher=matcher, executor=rehearsal(), alerts=sink, alert_window_s=alert_window_s)
     events = _Events(recording)
     for event in events:
+        pipeline.advance(kernel_time(event))
         pipeline.judge(event)
+    pipeline.finish()
     sink.close()
     counts = (sum(pipeline.seen.values()), "event"), (sum(pipeline.outcomes.values()), "alert")
     click.echo(", ".join(f"{count} {noun}" + "s" * (count != 1) for count, noun in counts), err=True)

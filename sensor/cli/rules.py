@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import orjson
 from rich.console import Console
 from rich.table import Table
@@ -52,7 +53,7 @@ def rules() -> None:
 @_directories
 @_json
 def list_rules(directories: tuple[Path, ...], as_json: bool) -> None:
-    """Every rule: level, action, category and title."""
+    """Every rule: level, action, category and title; `feeds`: it only feeds correlation rules."""
     found = _load(directories)
     if as_json:
         _write_json([_description(rule) for rule in found])
@@ -60,9 +61,9 @@ def list_rules(directories: tuple[Path, ...], as_json: bool) -> None:
     table = _table("level", "action", "category", "rule")
     for rule in found:
         info = rule.info
-        action = Text(info.action, "bold" if info.action != "alert" else "")
+        action = Text("feeds" if rule.silent else info.action, "" if rule.silent or info.action == "alert" else "bold")
         title = Text.assemble(printable(info.title), "\n", (printable(info.id), "dim"))
-        table.add_row(Text(info.level, _LEVELS[info.level]), action, Text(printable(rule.category or "-")), title)
+        table.add_row(Text(info.level, _LEVELS[info.level]), action, Text(printable(_category(rule))), title)
     _console().print(table)
     click.echo(_count(len(found), "rule"))
 
@@ -154,12 +155,15 @@ def _samples(tops: Iterable[Path], known: dict[str, Rule], only: str | None) -> 
 
 
 def _disagreements(found: RuleSet, samples: dict[str, list[Sample]]) -> list[tuple[Sample, str]]:
-    matcher = Matcher(found)
+    correlations = {rule.info.id for rule in found if rule.correlation is not None}
+    # Alone, each rule speaks for itself, also where it only feeds a correlation.
+    plain = [msgspec.structs.replace(rule, silent=False) for rule in found if rule.info.id not in correlations]
+    single = Matcher(plain)
     never = {rule.info.id: rule.coverage.reasons for rule in found if rule.coverage.status == "never"}
     wrong: list[tuple[Sample, str]] = []
     for rule_id, events in samples.items():
         for sample in events:
-            matched = any(verdict.rule.id == rule_id for verdict in matcher.match(sample.event))
+            matched = _matches(rule_id, sample, found if rule_id in correlations else single)
             if matched == (sample.expected == "match"):
                 continue
             what = "matches, but must not" if matched else "does not match, but must"
@@ -169,16 +173,32 @@ def _disagreements(found: RuleSet, samples: dict[str, list[Sample]]) -> list[tup
     return wrong
 
 
+def _matches(rule_id: str, sample: Sample, rules: RuleSet | Matcher) -> bool:
+    """A matcher is used as it is; rules get one of their own, so that no sample sees what another left behind."""
+    matcher = rules if isinstance(rules, Matcher) else Matcher(rules)
+    verdicts = [verdict for event in sample.events for verdict in matcher.match(event)]
+    if matcher is not rules:
+        verdicts += matcher.finish()
+    return any(verdict.rule.id == rule_id for verdict in verdicts)
+
+
 def _shown(sample: Sample) -> str:
-    record = to_record(sample.event)
-    del record["time"], record["category"]
-    if "Args" in record:
-        record.pop("CommandLine", None)
-    return orjson.dumps(record).decode()
+    records = list(map(to_record, sample.events))
+    for record in records:
+        del record["category"]
+        if "Args" in record:
+            record.pop("CommandLine", None)
+        if len(records) == 1:
+            del record["time"]
+    return orjson.dumps(records if len(records) > 1 else records[0]).decode()
 
 
 def _is_shipped(rule: Rule) -> bool:
     return Path(rule.info.path).resolve().is_relative_to(Path(shipped_rules_dir()).resolve())
+
+
+def _category(rule: Rule) -> str:
+    return "correlation" if rule.correlation is not None else rule.category or "-"
 
 
 def _description(rule: Rule) -> dict[str, Any]:
@@ -188,7 +208,8 @@ def _description(rule: Rule) -> dict[str, Any]:
         "level": info.level,
         "action": info.action,
         "scope": info.scope,
-        "category": rule.category,
+        "category": "correlation" if rule.correlation is not None else rule.category,
+        "silent": rule.silent,
         "title": info.title,
         "techniques": info.techniques,
         "path": info.path,

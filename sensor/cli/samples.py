@@ -16,19 +16,24 @@ Expectation = Literal["match", "no_match"]
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One event of a sample file, and whether its rule has to match it."""
+    """An event of a sample file, or several in a row, and whether its rule has to match."""
 
     path: str
     line: int
     expected: Expectation
-    event: AnyEvent
+    events: tuple[AnyEvent, ...]
+
+    @property
+    def event(self) -> AnyEvent:
+        """The last one."""
+        return self.events[-1]
 
 
 def read_samples(path: Path) -> tuple[list[Sample], list[Fault]]:
     """Every sample of a file, and all that is wrong with it.
 
     An event is an object as `--events` writes it. `time` may be absent; so may `CommandLine` where `Args` are
-    given: it is those joined with one blank.
+    given: it is those joined with one blank. A list of events is one sample of a correlation rule.
     """
     documents, faults = read(path)
     if faults:
@@ -48,12 +53,12 @@ def read_samples(path: Path) -> tuple[list[Sample], list[Fault]]:
             continue
         for position, record in enumerate(events):
             try:
-                event = _event(record)
+                made = tuple(map(_event, record if isinstance(record, list) and record else [record]))
             except RecordError as error:
                 faults.append(_fault(path, document, str(error), key, position))
                 continue
             line = document.line_of((key, position))
-            samples.append(Sample(str(path), line, cast(Expectation, key), event))
+            samples.append(Sample(str(path), line, cast(Expectation, key), made))
     return samples, faults
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from sensor.verdict import RuleInfo
 
-SCHEMA = 2
+SCHEMA = 3
 """Raise it whenever a change here, in translation or in folding gives an old cache another meaning."""
 
 ONE = 0
@@ -24,6 +24,17 @@ MANY = 1
 
 Status = Literal["full", "degraded", "never"]
 Comparison = Literal["lt", "lte", "gt", "gte"]
+CountComparison = Literal["lt", "lte", "gt", "gte", "eq", "neq"]
+CorrelationType = Literal[
+    "event_count",
+    "value_count",
+    "temporal",
+    "temporal_ordered",
+    "value_sum",
+    "value_avg",
+    "value_percentile",
+    "value_median",
+]
 
 
 class _Node(msgspec.Struct, frozen=True, tag=True):
@@ -118,6 +129,54 @@ class Coverage(msgspec.Struct, frozen=True):
     """What it excludes cannot be told, so it matches more than its author meant."""
 
 
+class Feed(msgspec.Struct, frozen=True):
+    """A rule whose verdicts a correlation takes, and where it reads in their events.
+
+    A place is an attribute; of a correlation's verdict it may also be a position in that correlation's own group.
+    """
+
+    rule: str
+    """Its id."""
+    group: tuple[str | int, ...]
+    """One place for each field of group-by."""
+    value: tuple[str | int, ...] = ()
+    """The places of the condition's field or fields."""
+
+
+class Alternative(msgspec.Struct, frozen=True):
+    """One way to satisfy a temporal condition: all of `needs` (in this order, where order counts), none of `without`.
+
+    Both are positions in `Correlation.feeds`.
+    """
+
+    needs: tuple[int, ...]
+    without: tuple[int, ...] = ()
+
+
+class Correlation(msgspec.Struct, frozen=True, kw_only=True):
+    """A correlation's condition, with nothing left in it that this sensor lacks."""
+
+    type: CorrelationType
+    feeds: tuple[Feed, ...]
+    timespan: int
+    """Nanoseconds."""
+    comparison: CountComparison = "gte"
+    number: int | float = 1
+    """What is counted or computed compares so with `number`; without meaning where there are `alternatives`."""
+    percentile: int | None = None
+    alternatives: tuple[Alternative, ...] = ()
+    order: tuple[int, ...] = ()
+    """temporal_ordered with a count: the positions in `feeds` in the rule's order."""
+
+    @property
+    def grows(self) -> bool:
+        """More events can only make it true, never false."""
+        if self.alternatives:
+            return not any(alternative.without for alternative in self.alternatives)
+        counts = ("event_count", "value_count", "value_sum", "temporal")
+        return self.type in counts and self.comparison in ("gt", "gte")
+
+
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
     """One Sigma rule. `condition` holds no `Missing`; it is `Constant(False)` where the rule never fires."""
 
@@ -128,6 +187,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
     coverage: Coverage
     line: int = 1
     """Where the rule begins in its file."""
+    correlation: Correlation | None = None
+    """For a correlation rule that may fire; it has no category, and its `condition` is without meaning."""
+    silent: bool = False
+    """It only feeds correlations, without verdicts of its own."""
 
 
 class RuleSet(msgspec.Struct, frozen=True, kw_only=True):

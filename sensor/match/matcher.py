@@ -14,6 +14,7 @@ import ahocorasick
 
 from sensor.events import CLASSES, AnyEvent
 from sensor.match.anchors import Anchor, anchors
+from sensor.match.correlate import Correlator, Targets
 from sensor.match.ir import Rule
 from sensor.match.predicates import Predicate, View, compile_node
 from sensor.match.text import fold, text_forms
@@ -29,26 +30,48 @@ class Matcher:
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         """Rules that never fire are left out. Raises RegexError for rules that `load_rules` would refuse."""
+        used = [rule for rule in rules if rule.coverage.status != "never"]
+        self._correlator = Correlator(rule for rule in used if rule.correlation is not None)
         by_category: dict[str, list[Rule]] = {category: [] for category in CLASSES}
-        for rule in rules:
-            if rule.coverage.status != "never":
+        for rule in used:
+            if rule.correlation is None:
                 by_category[rule.category].append(rule)
-        self._indexes = {CLASSES[category]: _Index(found) for category, found in by_category.items()}
+        self._indexes = {CLASSES[category]: _Index(found, self._correlator) for category, found in by_category.items()}
 
     def match(self, event: AnyEvent) -> list[Verdict]:
-        """The verdicts on `event`, in the order of the rules."""
+        """The verdicts on `event`, in the order of the rules, and then those of correlations.
+
+        Among the latter may be verdicts on events before this one, whose window is over now.
+        """
         return self._indexes[type(event)].match(event)
+
+    def advance(self, now: int) -> list[Verdict]:
+        """The verdicts on correlation windows that are over `now`, a time as `sensor.events.kernel_time` gives it.
+
+        To be called every few seconds, when all events before it have been matched.
+        """
+        return self._correlator.advance(now)
+
+    def finish(self) -> list[Verdict]:
+        """The verdicts on correlation windows that are still open, as if nothing more ever came; nothing may."""
+        return self._correlator.finish()
+
+    def losses(self) -> dict[str, int]:
+        """What correlations could not count for want of time or room: "late", "evicted"."""
+        return self._correlator.losses()
 
 
 class _Index:
     """The rules of one category. A set of rules is an integer with one bit for each, in rule order."""
 
-    def __init__(self, rules: list[Rule]) -> None:
-        self._rules: list[tuple[RuleInfo, Predicate]] = []
+    def __init__(self, rules: list[Rule], correlator: Correlator) -> None:
+        self._rules: list[tuple[RuleInfo, Predicate, bool, Targets]] = []
+        self._correlator = correlator
         self._unanchored = 0
         fields: dict[str, _Field] = {}
         for number, rule in enumerate(rules):
-            self._rules.append((rule.info, compile_node(rule.condition)))
+            targets = correlator.targets(rule.info.id)
+            self._rules.append((rule.info, compile_node(rule.condition), rule.silent, targets))
             found = anchors(rule.condition)
             if found is None:
                 self._unanchored |= 1 << number
@@ -77,12 +100,18 @@ class _Index:
     def _decide(self, event: AnyEvent, candidates: int) -> list[Verdict]:
         view = View(event)
         verdicts: list[Verdict] = []
+        fed: list[Targets] = []
         while candidates:
             bit = candidates & -candidates
             candidates ^= bit
-            info, predicate = self._rules[bit.bit_length() - 1]
+            info, predicate, is_silent, targets = self._rules[bit.bit_length() - 1]
             if predicate(view):
-                verdicts.append(Verdict(rule=info, event=event))
+                if not is_silent:
+                    verdicts.append(Verdict(rule=info, event=event))
+                if targets:
+                    fed.append(targets)
+        if fed:
+            verdicts += self._correlator.take(event, fed)
         return verdicts
 
 

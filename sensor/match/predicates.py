@@ -165,13 +165,13 @@ def _compares(comparison: ir.Comparison, number: float) -> Callable[[str], bool]
     compare = _COMPARISONS[comparison]
 
     def test(text: str) -> bool:
-        value = _number(text)
+        value = number_in(text)
         return value is not None and compare(value, number)
 
     return test
 
 
-def _number(text: str) -> int | float | None:
+def number_in(text: str) -> int | float | None:
     """A decimal number; None for anything else, "nan" and "1_000" included."""
     digits = text.removeprefix("-")
     if not digits.isascii() or len(digits) > 32 or not digits.replace(".", "", 1).isdigit():

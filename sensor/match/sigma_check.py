@@ -9,6 +9,7 @@ from typing import Any, cast, get_args
 
 import re2  # type: ignore[import-untyped]
 from sigma import exceptions
+from sigma.correlations import SigmaCorrelationRule
 from sigma.exceptions import SigmaError
 from sigma.policy import SigmaPolicy
 from sigma.policy.regex_engine import RegexEngine, RegexPattern
@@ -58,6 +59,13 @@ _KEYS: dict[type[SigmaError], str] = {
     exceptions.SigmaTitleError: "title",
 }
 """Which key of a rule pySigma complains of, by the class of its error."""
+
+_CORRELATION_KEYS: dict[type[SigmaError], str] = {
+    exceptions.SigmaCorrelationConditionError: "condition",
+    exceptions.SigmaCorrelationTypeError: "type",
+    exceptions.SigmaTimespanError: "timespan",
+}
+"""The same, of a key below `correlation`."""
 
 
 def check_document(entry: Entry) -> Iterator[Fault]:
@@ -141,8 +149,12 @@ def common_errors(entry: Entry) -> list[SigmaError]:
     """pySigma's errors outside of the detection, for a rule that is too odd for it as a whole."""
     data = {key: value for key, value in entry.data.items() if key != "id" or isinstance(value, str)}
     try:
+        if isinstance(data.get("correlation"), dict):
+            # Its condition is what it is too odd for; the rest may have faults of its own.
+            data["correlation"] = {**data["correlation"], "condition": {"gte": 1, "field": "any"}}
+            return [*SigmaCorrelationRule.from_dict(data, collect_errors=True).errors]
         _, errors = SigmaRule.from_dict_common_params(data, collect_errors=True)
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (SigmaError, AttributeError, KeyError, TypeError, ValueError):
         return []  # the caller has a fault for what made it fail
     return [*errors, exceptions.SigmaDetectionError("the detection is not understood")]
 
@@ -152,8 +164,11 @@ def faults_of(entry: Entry, errors: Sequence[SigmaError]) -> Iterator[Fault]:
     in_detection = []
     for error in errors:
         key = _KEYS.get(type(error))
+        below = _CORRELATION_KEYS.get(type(error))
         if key is not None:
             yield entry.fault(str(error), key)
+        elif below is not None:
+            yield entry.fault(str(error), "correlation", below)
         elif not _is_about_tags(error):
             in_detection.append(error)
     section = next((name for name in ("correlation", "filter") if name in entry.data), "detection")

@@ -19,6 +19,7 @@ from sensor.faults import Fault
 from sensor.match import ir
 from sensor.match.coverage import assess, held_to_alert
 from sensor.match.sigma_check import POLICY, check_document, common_errors, faults_of
+from sensor.match.sigma_correlation import Source, join
 from sensor.match.sigma_documents import Entry, entries_of
 from sensor.match.sigma_ir import Translator
 from sensor.verdict import RuleInfo
@@ -42,31 +43,28 @@ def parse(files: Sequence[SourceFile]) -> tuple[list[ir.Rule], list[Fault]]:
     """All rules of all files, and all that is wrong with them; rules are of use only without faults."""
     faults: list[Fault] = []
     parsed: list[tuple[Entry, _Sigma]] = []
+    faulty: list[Entry] = []
     for file in files:
         for entry in _entries(file, faults):
             found = _parse_entry(entry, faults)
-            if found is not None:
+            if found is None:
+                faulty.append(entry)
+            else:
                 parsed.append((entry, found))
     filters = [sigma for _, sigma in parsed if isinstance(sigma, SigmaFilter)]
-    feeding = _only_feed_correlations([sigma for _, sigma in parsed])
-    rules: list[ir.Rule] = []
+    sources: list[Source] = []
     first: dict[str, ir.Rule] = {}
     for entry, sigma in parsed:
         if isinstance(sigma, SigmaFilter):
             continue
         rule = _translate(entry, sigma, filters, faults)
-        correlation = feeding.get(rule.info.id) or (feeding.get(sigma.name) if sigma.name else None)
-        if correlation is not None and rule.coverage.status != "never":
-            rule = _never(rule, f"it only feeds correlation rule `{correlation}`: {_NO_CORRELATION}")
-        rules.append(rule)
+        sources.append(Source(entry, sigma, rule))
         other = first.setdefault(rule.info.id, rule)
         if other is not rule:
             where = f"{other.info.path}:{other.line}"
             faults.append(entry.fault(f"id {rule.info.id} is also that of the rule at {where}", "id"))
-    return rules, list(dict.fromkeys(faults))
-
-
-_NO_CORRELATION = "correlation rules are not supported yet"
+    faults += join(sources, faulty)
+    return [source.rule for source in sources], list(dict.fromkeys(faults))
 
 
 def _entries(file: SourceFile, faults: list[Fault]) -> Iterator[Entry]:
@@ -90,9 +88,11 @@ def _parse_entry(entry: Entry, faults: list[Fault]) -> _Sigma | None:
         sigma = kind.from_dict(entry.data, collect_errors=True, policy=POLICY)
         errors = sigma.errors
     except _PARSE_ERRORS as error:
-        if len(faults) == faults_before:
-            faults.append(entry.fault(f"cannot be understood: {_one_line(error)}"))
         errors = common_errors(entry)
+        if kind is SigmaCorrelationRule and isinstance(error, SigmaError):
+            errors = [error, *errors]
+        elif len(faults) == faults_before:
+            faults.append(entry.fault(f"cannot be understood: {_one_line(error)}"))
     faults += faults_of(entry, errors)
     if len(faults) == faults_before:
         return sigma
@@ -106,16 +106,6 @@ def _kind(data: dict[Any, Any]) -> type[_Sigma]:
     return SigmaFilter if "filter" in data else SigmaRule
 
 
-def _only_feed_correlations(parsed: Sequence[_Sigma]) -> dict[str, str]:
-    """Rule id or name -> title of the correlation rule that alone may raise an alert (no `generate: true`)."""
-    return {
-        reference.reference: sigma.title
-        for sigma in parsed
-        if isinstance(sigma, SigmaCorrelationRule) and not sigma.generate
-        for reference in sigma.rules or []
-    }
-
-
 def _translate(
     entry: Entry, sigma: SigmaRule | SigmaCorrelationRule, filters: list[SigmaFilter], faults: list[Fault]
 ) -> ir.Rule:
@@ -123,7 +113,7 @@ def _translate(
         info=_info(entry, sigma),
         category="",
         condition=ir.Constant(False),
-        coverage=ir.Coverage("never", (_NO_CORRELATION,)),
+        coverage=ir.Coverage("never"),
         line=entry.line(),
     )
     if isinstance(sigma, SigmaCorrelationRule):
@@ -217,8 +207,3 @@ def _info(entry: Entry, sigma: SigmaRuleBase) -> RuleInfo:
         path=entry.path,
         **response,
     )
-
-
-def _never(rule: ir.Rule, reason: str) -> ir.Rule:
-    coverage = ir.Coverage("never", (reason,))
-    return msgspec.structs.replace(rule, condition=ir.Constant(False), coverage=coverage)

@@ -135,12 +135,11 @@ correlation:
 """
 
 
-def test_correlation_rules_and_what_only_feeds_them_never_fire() -> None:
+def test_a_rule_that_only_feeds_a_correlation_is_evaluated_and_says_nothing() -> None:
     rules, faults = parse(BASE, CORRELATION)
     assert not faults
-    assert {rule.info.title: rule.coverage.status for rule in rules} == {"Base": "never", "Many": "never"}
-    assert rules[1].coverage.reasons == ("correlation rules are not supported yet",)
-    assert "`Many`" in rules[0].coverage.reasons[0]
+    assert {rule.info.title: rule.coverage.status for rule in rules} == {"Base": "full", "Many": "full"}
+    assert rules[0].silent and not fires(rules[0], image="/a")
     rules, _ = parse(BASE, CORRELATION.replace("correlation:", "correlation:\n  generate: true"))
     assert fires(rules[0], image="/a")
     rules, _ = parse(BASE)

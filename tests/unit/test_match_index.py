@@ -189,7 +189,7 @@ def test_only_candidates_are_evaluated() -> None:
     def watched(number: int, predicate: Any) -> Any:
         return lambda view: evaluated.append(number) or predicate(view)
 
-    index._rules = [(info, watched(number, predicate)) for number, (info, predicate) in enumerate(index._rules)]
+    index._rules = [(rule[0], watched(place, rule[1]), *rule[2:]) for place, rule in enumerate(index._rules)]
     assert len(matcher.match(NetworkConnection(time=0, destination_port=22))) == 1
     assert matcher.match(NetworkConnection(time=0, destination_port=4000)) == []
     assert evaluated == [22]

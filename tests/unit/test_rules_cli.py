@@ -43,7 +43,7 @@ def rules(tmp_path: Path) -> Path:
 
 def test_the_shipped_rules_are_listed_valid_covered_and_as_their_samples_say() -> None:
     listed = orjson.loads(hostbrake("list", "--json").stdout)
-    assert {"id", "level", "action", "scope", "category", "title", "techniques", "path"} == set(listed[0])
+    assert {"id", "level", "action", "scope", "category", "silent", "title", "techniques", "path"} == set(listed[0])
     validated = hostbrake("validate")
     assert (validated.returncode, validated.stdout) == (0, f"{len(listed)} rules are valid\n")
     covered = orjson.loads(hostbrake("coverage", "--json").stdout)
