@@ -23,6 +23,8 @@ INSTALLED_RULES_DIR = "/usr/share/hostbrake/rules"
 def _absolute(path: str) -> None:
     if not path.startswith("/"):
         raise ValueError(f"{path!r} must be an absolute path")
+    if "\0" in path:
+        raise ValueError(f"{path!r} holds a NUL, which no path can")
 
 
 def _directory(path: str) -> None:

@@ -13,6 +13,7 @@ import orjson
 
 REQUEST_BYTES = 64 * 1024
 CLIENTS = 16
+BACKLOG = 128
 PATIENCE_S = 2.0
 
 Handler = Callable[[], dict[str, Any]]
@@ -42,24 +43,28 @@ class ControlServer:
             listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             listener.bind(str(self._path))
             self._path.chmod(0o600)
-            listener.listen(CLIENTS)
-        except OSError as error:
-            raise ControlError(f"the control socket {self._path} cannot be made: {error.strerror}") from None
+            listener.listen(BACKLOG)
+        except OSError as error:  # a path that is too long has no strerror
+            raise ControlError(f"the control socket {self._path} cannot be made: {error.strerror or error}") from None
         return listener
 
     def fileno(self) -> int:
         return self._listener.fileno()
 
     def accept(self) -> None:
-        while True:
+        """Take in whoever waits. Over the limit the oldest go: they have had time, and may only sit there."""
+        for _turn in range(BACKLOG):
             try:
                 client, _ = self._listener.accept()
             except OSError:  # none left, or it has already gone
                 return
             if len(self._clients) >= CLIENTS:
+                self.serve()
+            if len(self._clients) >= CLIENTS:
                 self.refused += 1
-                client.close()
-                continue
+                oldest = next(iter(self._clients))
+                del self._clients[oldest]
+                oldest.close()
             client.setblocking(False)
             self._clients[client] = (time.monotonic() + PATIENCE_S, bytearray())
 
@@ -112,6 +117,8 @@ def _receive(client: socket.socket, request: bytearray) -> bool:
 
 
 def _remove_stale(path: Path) -> None:
+    if not path.is_socket():
+        raise ControlError(f"the control socket {path} cannot be made: something else has that name")
     try:
         with _connect(path):
             raise ControlError(f"another sensor already runs: it listens at {path}")

@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sensor.kernel.core import CoreBackend, Programs
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.ir import RuleSet
 from sensor.match.matcher import Matcher
-from sensor.node import cgroup2_mount, host
+from sensor.node import NodeError, cgroup2_mount, host
 from sensor.pipeline import Pipeline
 from sensor.record.sink import Sink
 from sensor.respond.cgroupfs import CgroupRoot
@@ -42,42 +43,57 @@ TICK_S = 2.0
 TURN_S = 0.008
 """How soon to look again after a turn that took records: the kernel side does not wake for a familiar program
 within this time (TURN_NS in bpf/common.bpf.h), so that a storm of execs costs one wake for many."""
+DRAIN_S = 0.1
+"""How long the ring alone is attended to: signals, requests and losses have their turn in a storm without end too."""
 
 
 class Daemon:
     """One sensor, from construction (everything attached) to the end of `run`."""
 
     def __init__(self, config: Config, rules: RuleSet, agents: Agents, programs: Programs) -> None:
+        """Raises BpfError, ControlError, NodeError or OSError, and then nothing is attached or left behind."""
         mount = cgroup2_mount()
         root = Path(config.cgroup_root) if config.cgroup_root else mount
         self._config = config
         self._rules = rules
+        self._root = root
         self._ready = False
         self._stop = False
         self._since = time.time_ns()
+        self._untold: Counter[str] = Counter()
         self._supervisor = Supervisor()
-        self._cleanup = contextlib.ExitStack()
         with contextlib.ExitStack() as undo:
+            self._wakeup = undo.enter_context(self._signals())
+            self._control = ControlServer(Path(config.control_socket), {"status": self.status})
+            undo.callback(self._control.close)
             self._alerts = Sink(config.alerts)
             undo.callback(self._alerts.close)
             self._events = Sink(config.events) if config.events else None
-            self._control = ControlServer(Path(config.control_socket), {"status": self.status})
-            undo.callback(self._control.close)
+            if self._events:
+                undo.callback(self._events.close)
             self._backend = CoreBackend(root, gpu_majors(config.gpu_majors), programs)
             undo.callback(self._backend.close)
             self._context = Context(cgroup_root=mount, agents=agents, gpu_majors=config.gpu_majors)
             undo.callback(self._context.close)
+            self._context.seed()
+            self._join(mount)
             self._cleanup = undo.pop_all()
+
+    def _join(self, mount: Path) -> None:
+        config = self._config
+        scope = self._context.cgroups.path(self._root.stat().st_ino)
+        if scope is None:
+            raise NodeError(f"{self._root} is no cgroup of the hierarchy at {mount}; name one with --cgroup-root")
         cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect)
         self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
         self._pipeline = Pipeline(
             context=self._context,
-            matcher=Matcher(rules.rules),
+            matcher=Matcher(self._rules.rules),
             executor=self._executor,
             alerts=self._alerts,
             events=self._events,
-            scope="/" + str(root.resolve().relative_to(mount.resolve())).removeprefix("."),
+            scope=scope,
         )
         self._losses = Losses(
             {
@@ -92,18 +108,18 @@ class Daemon:
 
     def run(self) -> None:
         """Watch until SIGTERM or SIGINT."""
-        with self._cleanup, self._signals() as wakeup, contextlib.closing(select.epoll()) as epoll:
-            self._context.seed()
-            self._drain()
-            handlers = self._register(epoll, wakeup)
-            self._announce()
+        with self._cleanup, contextlib.closing(select.epoll()) as epoll:
+            handlers = self._register(epoll)
+            wait_s = self._drain()
+            if not self._stop:
+                self._announce()
             due = time.monotonic() + TICK_S
-            taken = 0
             while not self._stop:
-                busy = self._control.serve() or self._executor.timeout() is not None
-                for descriptor, _ in epoll.poll(TURN_S if taken or busy else IDLE_S):
+                if self._control.serve() or self._executor.timeout() is not None:
+                    wait_s = min(wait_s, TURN_S)
+                for descriptor, _ in epoll.poll(wait_s):
                     handlers[descriptor]()
-                taken = self._drain()
+                wait_s = self._drain()
                 self._pipeline.complete()
                 self._supervisor.alive()
                 if time.monotonic() >= due:
@@ -114,12 +130,12 @@ class Daemon:
             self._tick()
             log.info("stopped", alerts=dict(self._pipeline.outcomes))
 
-    def _register(self, epoll: select.epoll, wakeup: socket.socket) -> dict[int, Callable[[], None]]:
+    def _register(self, epoll: select.epoll) -> dict[int, Callable[[], None]]:
         handlers: dict[int, Callable[[], None]] = {
             self._backend.fileno(): lambda: None,  # every turn drains
             self._control.fileno(): self._control.accept,
             self._executor.fileno(): self._pipeline.complete,
-            wakeup.fileno(): lambda: None,
+            self._wakeup.fileno(): lambda: None,
         }
         for descriptor in self._context.filenos():
             handlers[descriptor] = self._context.refresh
@@ -136,29 +152,39 @@ class Daemon:
             mode=self._config.mode,
             rules=len(self._rules.rules),
             agents=len(self._context.agents),
-            cgroup_root=str(self._config.cgroup_root or cgroup2_mount()),
+            cgroup_root=str(self._root),
         )
         self._supervisor.ready()
 
-    def _drain(self) -> int:
-        taken = 0
-        while records := self._backend.read():
-            taken += len(records)
+    def _drain(self) -> float:
+        """Judge what waits in the ring; gives how long the loop may sleep after that, seconds."""
+        until = time.monotonic() + DRAIN_S
+        wait_s = IDLE_S
+        while records := self._backend.read(256):
             for record in records:
                 self._pipeline.feed(record)
             self._pipeline.complete()
-            self._supervisor.alive()
-        return taken
+            if time.monotonic() >= until:
+                return 0
+            wait_s = TURN_S
+        return wait_s
 
     def _tick(self) -> None:
         for sink in filter(None, (self._alerts, self._events)):
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
+        self._tell_losses()
+
+    def _tell_losses(self) -> None:
         lost = self._losses.look()
         if lost:
             log.error("events were lost", **lost)
-            self._alerts.write(loss_alert(lost, self._config.mode, host()))
+            self._untold.update(lost)
+        # An alert that cannot be written is no further loss: it comes again, with what was lost since.
+        if self._untold and self._alerts.write(loss_alert(self._untold, self._config.mode, host()), counts=False):
+            self._untold.clear()
+            self._pipeline.outcomes["none"] += 1
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:
@@ -181,9 +207,7 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
-        lost = self._losses.look()
-        if lost:
-            self._alerts.write(loss_alert(lost, self._config.mode, host()))
+        self._tell_losses()
         return {
             "ready": self._ready,
             "version": __version__,

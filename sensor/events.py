@@ -252,7 +252,7 @@ def parse_rfc3339(text: object) -> int:
         raise RecordError(f"time: not RFC 3339: {text!r}")
     day, clock, fraction, zone = match.groups()
     try:
-        whole = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
-    except ValueError as error:
+        whole = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}").astimezone(timezone.utc)
+    except (ValueError, OverflowError) as error:
         raise RecordError(f"time: {error}") from None
     return int(whole.timestamp()) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sensor.events import rfc3339
@@ -43,7 +43,7 @@ def kernel_losses(counters: dict[str, dict[str, int]]) -> dict[str, int]:
     return {f"{kind}.{name}": counts[name] for kind, counts in counters.items() for name in KERNEL_LOSSES}
 
 
-def loss_alert(lost: dict[str, int], mode: Mode, host: tuple[str, str | None]) -> dict[str, Any]:
+def loss_alert(lost: Mapping[str, int], mode: Mode, host: tuple[str, str | None]) -> dict[str, Any]:
     """The alert that says so, in the form of every other."""
     now = rfc3339(time.time_ns())
     what = ", ".join(f"{count} by {name}" for name, count in sorted(lost.items()))

@@ -8,7 +8,7 @@ import structlog
 
 from sensor.context.enrich import Context
 from sensor.decode import DecodeError, decode
-from sensor.events import AnyEvent, to_record
+from sensor.events import AnyEvent, ProcessCreation, to_record
 from sensor.match.matcher import Matcher
 from sensor.record.alerts import to_alert
 from sensor.record.sink import Sink
@@ -31,20 +31,23 @@ class Pipeline:
         context: Context | None = None,
         scope: str = "/",
     ) -> None:
-        """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be."""
+        """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be, and so are
+        programs that began in a cgroup whose path is unknown, unless `scope` is the root.
+        """
         self._matcher = matcher
         self._executor = executor
         self._alerts = alerts
         self._events = events
         self._context = context
         self._scope = scope
-        self._inside = scope.rstrip("/") + "/"
+        self._below = scope + "/"
+        self._is_limited = scope != "/"
         self.seen: Counter[str] = Counter()
         """Events judged, by category."""
         self.undecodable: Counter[str] = Counter()
         """Ring records that were no event, by DecodeError.kind."""
         self.outcomes: Counter[str] = Counter()
-        """Alerts written, by response outcome."""
+        """Alerts raised, by response outcome; one that could not be written is among the sink's losses too."""
 
     def feed(self, data: bytes) -> None:
         """One ring record."""
@@ -62,8 +65,7 @@ class Pipeline:
 
     def judge(self, event: AnyEvent) -> None:
         """Match one event and respond."""
-        path = event.cgroup_path
-        if path is not None and path != self._scope and not path.startswith(self._inside):
+        if self._is_limited and self._is_outside(event):
             return
         self.seen[event.CATEGORY] += 1
         if self._events is not None:
@@ -72,6 +74,12 @@ class Pipeline:
             outcome = self._executor.begin(verdict)
             if not isinstance(outcome, Pending):
                 self._finish(verdict, outcome)
+
+    def _is_outside(self, event: AnyEvent) -> bool:
+        path = event.cgroup_path
+        if path is None:  # connections and device opens reach us from the watched cgroup alone
+            return isinstance(event, ProcessCreation)
+        return path != self._scope and not path.startswith(self._below)
 
     def complete(self) -> None:
         """Write the alerts of responses that have come to an end since the last call."""

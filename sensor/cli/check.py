@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
+from sensor.agents_file import AgentFile, Match
 from sensor.config import usable_config
 from sensor.context.agents import Agents
 from sensor.faults import Fault, FaultsError
+from sensor.match import ir
+from sensor.match.ir import Rule, RuleSet
 from sensor.readiness import Item, node_items
+from sensor.respond.plan import AVAILABLE
 from sensor.startup import Loaded, load_everything
 
 
@@ -26,13 +31,16 @@ from sensor.startup import Loaded, load_everything
 )
 @click.option("--agents", type=click.Path(path_type=Path), help="directory of agents, instead of the configured one")
 @click.option("--rules", type=click.Path(path_type=Path), multiple=True, help="directory of rules; repeatable")
+@click.option("--mode", type=click.Choice(["monitor", "enforce"]), help="as if this were the configured one")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
-def check(config_path: Path | None, agents: Path | None, rules: tuple[Path, ...], as_json: bool) -> None:
+def check(
+    config_path: Path | None, agents: Path | None, rules: tuple[Path, ...], mode: str | None, as_json: bool
+) -> None:
     """Is this node ready, and are configuration, agents and rules valid?
 
     Exits 0 if so, 1 if the node lacks something, 2 if a file has a fault.
     """
-    given = {"agents": agents, "rules": list(rules)}
+    given = {"agents": agents, "rules": list(rules), "mode": mode}
     overrides = {name: value for name, value in given.items() if value}
     loaded: Loaded | None = None
     faults: list[Fault] = []
@@ -51,31 +59,79 @@ def check(config_path: Path | None, agents: Path | None, rules: tuple[Path, ...]
     sys.exit(2 if faults else 0 if all(item.ready for item in items) else 1)
 
 
-def _warnings(loaded: Loaded) -> list[str]:
-    return [
-        f"agent {agent.agent}: no workload is recognised by {match.form} ({match.pattern}) in this version"
-        for agent, match in Agents(loaded.agents).unsupported
+def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
+    """What is valid and yet not as its author may think: the subject, and one sentence."""
+    unsupported = Agents(loaded.agents).unsupported
+    warnings = [
+        ("agents", f"agent {agent.agent}: no workload is recognised by {match.form} ({match.pattern}) in this version")
+        for agent, match in unsupported
     ]
+    warnings += [("agents", says) for agent in loaded.agents for says in _not_enforced(agent)]
+    warnings += [("rules", says) for says in _idle(loaded.rules)]
+    if loaded.config.mode == "enforce" and not _may_use_gpus(loaded.agents, [match for _, match in unsupported]):
+        warnings += [
+            ("gpu", f"no agent that can be recognised has gpu: {{allow: true}}, so {_every_gpu_open(rule)}")
+            for rule in loaded.rules
+            if rule.info.action != "alert" and _reads(rule.condition, "agent_gpu")
+        ]
+    return warnings
 
 
-def _report(items: list[Item], faults: list[Fault], warnings: list[str], loaded: Loaded | None) -> dict[str, Any]:
+def _not_enforced(agent: AgentFile) -> Iterator[str]:
+    stated = [name for name in ("egress", "exec", "approve", "response") if getattr(agent, name)]
+    if stated:
+        yield f"agent {agent.agent}: {', '.join(stated)} can be stated, but nothing enforces it in this version"
+
+
+def _idle(rules: RuleSet) -> Iterator[str]:
+    """Rules that do less than they say, or none at all."""
+    if not rules:
+        yield "there are none, so nothing is ever found; `rules` in the configuration replaces the shipped ones"
+    for rule in rules:
+        if rule.info.action not in AVAILABLE:
+            yield f"`{rule.info.title}` ({rule.info.path}) only alerts: {rule.info.action} is not available yet"
+    if rules.limited():
+        yield f"{rules.limited()}; why: hostbrake rules coverage"
+
+
+def _may_use_gpus(agents: list[AgentFile], unsupported: list[Match]) -> bool:
+    granted = (agent for agent in agents if agent.gpu is not None and agent.gpu.allow)
+    return any(match not in unsupported for agent in granted for match in agent.match)
+
+
+def _every_gpu_open(rule: Rule) -> str:
+    info = rule.info
+    return f"`{info.title}` answers every workload that opens a GPU with {info.action} of its {info.scope}"
+
+
+def _reads(node: ir.Node, attribute: str) -> bool:
+    if isinstance(node, ir.Not):
+        return _reads(node.node, attribute)
+    if isinstance(node, ir.All | ir.AnyOf):
+        return any(_reads(below, attribute) for below in node.nodes)
+    return getattr(node, "attribute", None) == attribute
+
+
+def _report(
+    items: list[Item], faults: list[Fault], warnings: list[tuple[str, str]], loaded: Loaded | None
+) -> dict[str, Any]:
     return {
         "ready": not faults and all(item.ready for item in items),
         "node": [msgspec.structs.asdict(item) for item in items],
         "faults": [msgspec.structs.asdict(fault) for fault in faults],
-        "warnings": warnings,
+        "warnings": [says for _, says in warnings],
         "mode": loaded.config.mode if loaded else None,
         "agents": len(loaded.agents) if loaded else None,
         "rules": Counter(rule.coverage.status for rule in loaded.rules) if loaded else None,
     }
 
 
-def _show(items: list[Item], faults: list[Fault], warnings: list[str], loaded: Loaded | None) -> None:
+def _show(items: list[Item], faults: list[Fault], warnings: list[tuple[str, str]], loaded: Loaded | None) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for item in items:
         _line(console, "ok" if item.ready else "missing", item.name, item.says)
-    for warning in warnings:
-        _line(console, "warning", "agents", warning)
+    for subject, says in warnings:
+        _line(console, "warning", subject, says)
     if loaded:
         summary = f"{_count(len(loaded.rules), 'rule')}, {_count(len(loaded.agents), 'agent')}, no fault"
         _line(console, "ok", "files", f"{loaded.config.mode} mode, {summary}")

@@ -13,11 +13,11 @@ from sensor.faults import FaultsError
 COMMANDS = {
     "run": "run the sensor",
     "check": "is this node ready, and are configuration, agents and rules valid?",
-    "rules": "list, validate, cover and test rules",
-    "replay": "run recorded events through the rules",
+    "rules": "list, validate and test rules; show what they cover",
+    "replay": "run recorded events through the rules; needs no root",
     "status": "what the running sensor sees, drops and enforces",
-    "kill": "stop an agent or a cgroup now",
-    "demo": "the incident, staged against a live sensor",
+    "kill": "stop an agent or a cgroup now; exits 0 only when nothing is left alive",
+    "demo": "the incident, staged in throwaway cgroups against a live sensor",
 }
 """Command -> its line in --help. `sensor.cli.NAME` holds it, and is imported only when it is called: `kill` has to
 start fast, and with the rest broken."""
@@ -34,6 +34,16 @@ class Lazy(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            from difflib import get_close_matches
+
+            close = get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"No such command '{args[0]}'." + "".join(f" Did you mean {name}?" for name in close))
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
@@ -43,6 +53,8 @@ class Lazy(click.Group):
 @click.version_option(__version__, prog_name="hostbrake")
 def cli() -> None:
     """Brakes for AI agents on GPU nodes: see what a workload does, stop it, and prove it.
+
+    New here? `hostbrake check` says whether this node is ready, `hostbrake demo` shows what the sensor does.
 
     Exit codes: 0 done, 1 the answer is no, 2 bad usage or configuration.
     """

@@ -12,7 +12,7 @@ import orjson
 
 from sensor.config import default_rules
 from sensor.events import AnyEvent, RecordError, from_record
-from sensor.faults import Fault, FaultsError
+from sensor.faults import Fault
 from sensor.match.load import load_rules
 from sensor.match.matcher import Matcher
 from sensor.pipeline import Pipeline
@@ -20,39 +20,59 @@ from sensor.record.log import configure
 from sensor.record.sink import Sink
 from sensor.respond.rehearsal import rehearsal
 
+_READER_S = 60.0
+"""How long a reader of the alerts may do nothing before alerts count as lost."""
+
 
 @click.command("replay")
 @click.argument("recording", type=click.File("rb"))
 @click.option(
-    "--rules", type=click.Path(path_type=Path, exists=True), multiple=True, help="directory of rules; repeatable"
+    "--rules",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="directory of rules, repeatable; default: the shipped ones and /etc/hostbrake/rules.d",
 )
-@click.option("--alerts", default="-", help="file that alerts are appended to  [default: standard output]")
+@click.option("--alerts", default="-", metavar="FILE", help="append alerts to FILE; default: standard output")
 def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str) -> None:
-    """Run the events of RECORDING (from `run --events`; - is standard input) through the rules.
+    """Run the events of RECORDING through the rules.
 
-    Needs no root and touches nothing: alerts say what the response would have been. Exits 2 if a line is no event.
+    RECORDING comes from `run --events`; - is standard input. Needs no root and touches nothing: alerts say what the
+    response would have been. Exits 2 if a line is no event (the others are judged), 1 if an alert could not be
+    written.
     """
     configure()
     matcher = Matcher(load_rules(list(rules) or default_rules()).rules)
-    sink = Sink(alerts)
+    try:
+        sink = Sink(alerts, wait_s=_READER_S)
+    except OSError as error:
+        click.echo(f"hostbrake: alerts cannot be written to {alerts}: {error.strerror}", err=True)
+        sys.exit(1)
     pipeline = Pipeline(matcher=matcher, executor=rehearsal(), alerts=sink)
-    faults: list[Fault] = []
-    for event in _events(recording, faults):
+    events = _Events(recording)
+    for event in events:
         pipeline.judge(event)
-    judged = sum(pipeline.seen.values())
-    click.echo(f"{judged} events, {sum(pipeline.outcomes.values())} alerts", err=True)
     sink.close()
-    if faults:
-        raise FaultsError(faults)
+    counts = (sum(pipeline.seen.values()), "event"), (sum(pipeline.outcomes.values()), "alert")
+    click.echo(", ".join(f"{count} {noun}" + "s" * (count != 1) for count, noun in counts), err=True)
+    if events.faults:
+        sys.exit(2)
     if sink.losses:
         sys.exit(1)
 
 
-def _events(recording: BinaryIO, faults: list[Fault]) -> Iterator[AnyEvent]:
-    for number, line in enumerate(recording, 1):
-        if not line.strip():
-            continue
-        try:
-            yield from_record(orjson.loads(line))
-        except (orjson.JSONDecodeError, RecordError) as error:
-            faults.append(Fault(recording.name, number, str(error)))
+class _Events:
+    """The events of a recording; each line that is none is named on standard error and counted."""
+
+    def __init__(self, recording: BinaryIO) -> None:
+        self.faults = 0
+        self._recording = recording
+
+    def __iter__(self) -> Iterator[AnyEvent]:
+        for number, line in enumerate(self._recording, 1):
+            if not line.strip():
+                continue
+            try:
+                yield from_record(orjson.loads(line))
+            except (orjson.JSONDecodeError, RecordError) as error:
+                self.faults += 1
+                click.echo(str(Fault(self._recording.name, number, str(error))), err=True)

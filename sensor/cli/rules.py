@@ -67,16 +67,17 @@ def list_rules(directories: tuple[Path, ...], as_json: bool) -> None:
     click.echo(_count(len(found), "rule"))
 
 
-@rules.command("validate")
+@rules.command("validate", short_help="Name every fault of every rule.")
 @click.argument("paths", type=click.Path(path_type=Path, exists=True), nargs=-1)
 @_directories
 def validate(paths: tuple[Path, ...], directories: tuple[Path, ...]) -> None:
     """Name every fault of every rule in PATHs (files or directories); exit 2 if there is one."""
     found = _load((*paths, *directories))
-    click.echo(f"{_count(len(found), 'rule')} {'is' if len(found) == 1 else 'are'} valid")
+    limited = f" ({found.limited()}; why: hostbrake rules coverage)" if found.limited() else ""
+    click.echo(f"{_count(len(found), 'rule')} {'is' if len(found) == 1 else 'are'} valid{limited}")
 
 
-@rules.command("coverage")
+@rules.command("coverage", short_help="Which rules can be decided, and why not.")
 @_directories
 @_json
 def coverage(directories: tuple[Path, ...], as_json: bool) -> None:
@@ -97,7 +98,7 @@ def coverage(directories: tuple[Path, ...], as_json: bool) -> None:
     click.echo(f"{_count(len(found), 'rule')}: {says}")
 
 
-@rules.command("test")
+@rules.command("test", short_help="Run each rule's samples through the matcher.")
 @_directories
 @click.option("--rule", "only", metavar="ID", help="test this rule alone")
 def test(directories: tuple[Path, ...], only: str | None) -> None:

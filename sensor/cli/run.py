@@ -12,7 +12,7 @@ import click
 from sensor.kernel.core import Loading
 from sensor.kernel.libbpf import BpfError
 
-_PATH = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is a fault like others
 
 
 def _majors(_context: click.Context, _option: click.Parameter, value: str | None) -> list[int] | None:
@@ -25,23 +25,29 @@ def _majors(_context: click.Context, _option: click.Parameter, value: str | None
 
 
 @click.command("run")
-@click.option("--config", "config_path", type=_PATH, help="instead of /etc/hostbrake/sensor.yml")
-@click.option("--rules", type=_PATH, multiple=True, help="directory of rules, instead of the configured; repeatable")
-@click.option("--agents", type=_PATH, help="directory of agents")
-@click.option("--alerts", help="file that alerts are appended to, or - for standard output")
-@click.option("--events", help="record every event in this file, or - for standard output")
+@click.option("--config", "config_path", type=_PATH, metavar="FILE", help="instead of /etc/hostbrake/sensor.yml")
+@click.option("--rules", type=_PATH, multiple=True, metavar="DIR", help="rules, instead of the configured; repeatable")
+@click.option("--agents", type=_PATH, metavar="DIR", help="agents, instead of the configured")
+@click.option("--alerts", metavar="FILE", help="append alerts to FILE; - is standard output")
+@click.option(
+    "--events", metavar="FILE", help="record every event in FILE, for `hostbrake replay`; - is standard output"
+)
 @click.option("--mode", type=click.Choice(["monitor", "enforce"]), help="enforce acts; monitor says what it would do")
 @click.option("--backend", type=click.Choice(["auto", "core", "bcc"]), help="how the kernel programs are loaded")
-@click.option("--cgroup-root", type=_PATH, help="watch only this cgroup v2 directory and all below it")
-@click.option("--state-dir", type=_PATH, help="where the sensor keeps its state")
-@click.option("--control-socket", type=_PATH, help="where `hostbrake status` asks")
-@click.option("--pin-dir", type=_PATH, help="where programs are pinned; nothing is pinned in this version")
+@click.option(
+    "--cgroup-root", type=_PATH, metavar="DIR", help="watch this cgroup v2 directory and all below it, no more"
+)
+@click.option("--state-dir", type=_PATH, metavar="DIR", help="where the sensor keeps its state")
+@click.option("--control-socket", type=_PATH, metavar="PATH", help="where `hostbrake status` asks")
+@click.option("--pin-dir", type=_PATH, metavar="DIR", help="where programs are pinned; nothing is, in this version")
 @click.option("--no-pin", is_flag=True, help="pin nothing")
-@click.option("--gpu-majors", callback=_majors, metavar="N,N", help="further device majors that are GPUs")
+@click.option("--gpu-majors", callback=_majors, metavar="N,N", help="device majors that are GPUs, besides those known")
 def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
     """Run the sensor in the foreground until SIGTERM or Ctrl-C.
 
-    Logs go to standard error; `ready` there means that every program is attached.
+    What is given here wins over the configuration file. Logs go to standard error; `ready` there means that every
+    program is attached. Exits 2 where configuration, agents or rules have a fault (every one is named), 1 where the
+    node lacks something.
     """
     overrides = {name: value for name, value in given.items() if value not in (None, ())}
     if no_pin:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,35 @@ _POLL_S = 0.002
 
 class StageError(Exception):
     """The stage cannot be set; the message is one sentence."""
+
+
+_interrupts: list[int] = []
+
+
+@contextlib.contextmanager
+def orderly_interrupts() -> Iterator[None]:
+    """Inside, SIGINT, SIGTERM and SIGHUP raise StageError where the stage waits, and only there.
+
+    So nothing is left half made, and nothing disturbs the clearing up.
+    """
+
+    def note(number: int, _frame: object) -> None:
+        _interrupts.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _interrupts.clear()
+
+
+def pause() -> None:
+    """Wait a little for what is to come; raises StageError once interrupted, see `orderly_interrupts`."""
+    if _interrupts:
+        raise StageError("interrupted; what was staged is gone again")
+    time.sleep(_POLL_S)
 
 
 @contextlib.contextmanager
@@ -68,21 +98,26 @@ def start_in(cgroup: Path, command: Sequence[str | Path]) -> subprocess.Popen[by
 class Sensor:
     """A sensor of its own, in a process of its own, that watches one cgroup."""
 
-    def __init__(self, directory: Path, cgroup: Path, *options: str) -> None:
+    def __init__(self, directory: Path, cgroup: Path, *options: str, stdout: int = subprocess.DEVNULL) -> None:
+        """`options` of `hostbrake run` win over what is set here; this node's own configuration does not count."""
+        config, agents = directory / "sensor.yml", directory / "agents.d"
+        config.touch()
+        agents.mkdir(exist_ok=True)
         self.alerts = directory / "alerts.jsonl"
         self.log = directory / "sensor.log"
         self.socket = directory / "control.sock"
         self._read = 0
         program = "from sensor.cli.main import main; main()"
-        own = {"cgroup-root": cgroup, "alerts": self.alerts, "state-dir": directory / "state"}
-        own["control-socket"] = self.socket
+        own = {"config": config, "cgroup-root": cgroup, "agents": agents, "alerts": self.alerts}
+        own |= {"state-dir": directory / "state", "control-socket": self.socket}
         arguments = [f"--{name}={value}" for name, value in own.items()]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", program, "run", "--no-pin", *arguments, *options],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=stdout,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is ours to pass on
             )
 
     def wait_ready(self) -> dict[str, Any]:
@@ -93,7 +128,7 @@ class Sensor:
                 status = ask(self.socket, "status")
                 if status["ready"]:
                     return status
-            time.sleep(_POLL_S)
+            pause()
         raise StageError(f"the sensor did not become ready: {self.log.read_text(errors='replace').strip()[-500:]}")
 
     def new_alerts(self) -> list[dict[str, Any]]:
@@ -114,7 +149,7 @@ class Sensor:
             for alert in self.new_alerts():
                 if alert.get("cgroup", {}).get("path") == path and alert["response"]["action"] != "alert":
                     return alert
-            time.sleep(_POLL_S)
+            pause()
         return None
 
     def stop(self) -> int:
@@ -134,7 +169,9 @@ class Sshd:
         self._sshd, keygen, self._ssh = (_find(name) for name in ("sshd", "ssh-keygen", "ssh"))
         self._directory = directory
         for key in ("host_key", "user_key"):
-            subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True)
+            make = [keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key)]
+            if subprocess.run(make, check=False, start_new_session=True).returncode:
+                raise StageError("ssh-keygen made no key")
         shutil.copy(directory / "user_key.pub", directory / "authorized_keys")
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own requirement: its privilege separation directory
         self.port = _free_port()
@@ -144,16 +181,22 @@ class Sshd:
             f"AuthorizedKeysFile {directory}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
         )
         self._process = subprocess.Popen(
-            [self._sshd, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [self._sshd, "-D", "-e", "-f", config],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
-        self._wait()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.stop)
+            self._wait()
+            undo.pop_all()
 
     def _wait(self) -> None:
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until and self._process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
-            time.sleep(_POLL_S)
+            pause()
         raise StageError("sshd did not start")
 
     def client(self, *options: str) -> list[str | Path]:

@@ -18,9 +18,18 @@ from sensor.control import ControlError, ask
 
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
-@click.option("--control-socket", type=click.Path(path_type=Path), default=Config().control_socket, show_default=True)
+@click.option(
+    "--control-socket",
+    type=click.Path(path_type=Path, readable=False),  # who may not ask is told so below
+    default=Config().control_socket,
+    show_default=True,
+    help="where the sensor listens",
+)
 def status(as_json: bool, control_socket: Path) -> None:
-    """What the running sensor sees, drops and enforces. Exits 0 only once the sensor is ready."""
+    """What the running sensor sees, drops and enforces.
+
+    Exits 0 only once the sensor is ready; 1 before that, and where none runs.
+    """
     try:
         answer = ask(control_socket, "status")
     except ControlError as error:
@@ -34,26 +43,39 @@ def status(as_json: bool, control_socket: Path) -> None:
 
 
 def _show(answer: dict[str, Any]) -> None:
-    up = (time.time_ns() - answer["since"]) / 1e9
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column()
-    table.add_row("sensor", f"{'ready' if answer['ready'] else 'not ready'}, pid {answer['pid']}, up {up:.0f} s")
-    table.add_row("mode", f"{answer['mode']}, backend {answer['backend']}, pinned: {_yes(answer['pinned'])}")
-    table.add_row("rules", _counts(answer["rules"]))
+    table.add_row(
+        "sensor", f"{'ready' if answer['ready'] else 'not ready'}, pid {answer['pid']}, up {_up(answer['since'])}"
+    )
+    pinned = "programs pinned" if answer["pinned"] else "nothing pinned"
+    table.add_row("mode", f"{answer['mode']}, backend {answer['backend']}, {pinned}")
+    table.add_row("rules", _total(answer["rules"]))
     table.add_row("agents", str(answer["agents"]))
-    table.add_row("events", _counts(answer["events"]))
-    table.add_row("alerts", _counts(answer["alerts"]))
+    table.add_row("events", _total(answer["events"]))
+    table.add_row("alerts", _total(answer["alerts"]))
     collapsed = sum(counts["collapsed"] for counts in answer["kernel"].values())
-    table.add_row("collapsed", f"{collapsed} repeats counted in the kernel, not sent")
+    table.add_row("collapsed", f"{collapsed:,} repeats, counted in the kernel and not sent")
+    if answer["control_refused"]:
+        table.add_row("refused", f"{answer['control_refused']:,} requests at the control socket")
     lost = answer["lost"]
-    table.add_row("lost", _counts(lost), style="bold red" if lost else "")
+    table.add_row("lost", "\n".join(_counts(lost)) or "nothing", style="bold red" if lost else "")
     Console(highlight=False).print(table)
 
 
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"
+def _up(since: int) -> str:
+    """The time from `since` (nanoseconds since the epoch) in its two largest units."""
+    seconds = max(0, int(time.time() - since / 1e9))
+    parts = [(seconds // 86400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
+    largest = next((place for place, (count, _) in enumerate(parts) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in parts[largest : largest + 2])
 
 
-def _counts(counts: dict[str, Any]) -> str:
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "none"
+def _total(counts: dict[str, int]) -> str:
+    """`7: 2 done, 5 none`."""
+    return f"{sum(counts.values()):,}" + (f": {', '.join(_counts(counts))}" if counts else "")
+
+
+def _counts(counts: dict[str, int]) -> list[str]:
+    return [f"{count:,} {name}" for name, count in counts.items()]

@@ -1,6 +1,6 @@
 """`DestinationScope`: whether an address is this host, its neighbours, the world or a metadata service.
 
-Speaks rtnetlink(7) itself: what is asked is one table, and importing pyroute2 for it takes 0.2 s and 23 MB.
+Speaks rtnetlink(7) itself: what is asked is one table, and importing pyroute2 for it takes 0.18 s and 24 MB.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +157,3 @@ def read_object(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise BpfError(f"{path} is missing; run: make build", 2, []) from None
-
-
-RingCallback = Callable[[int, int, int], int]

@@ -2,12 +2,15 @@
 
 A predicate on what is missing (a field, a placeholder's values) cannot hold, so it is false. Then constants are
 folded: a condition that has become false never fires. One that has become true would fire on every event of its
-category; that is not what its author meant, so it never fires either.
+category; that is not what its author meant, so it never fires either. One that has become broader, since what it
+excludes cannot be told, may tell of more than its author meant, but not stop it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+import msgspec
 
 from sensor.match import ir
 
@@ -22,18 +25,38 @@ def assess(condition: ir.Node) -> tuple[ir.Node, ir.Coverage]:
             reasons.append("without that it would match every event")
         return ir.Constant(False), ir.Coverage("never", tuple(dict.fromkeys(reasons)))
     if gaps:
-        reasons = [f"{reason}: {_EFFECT[excluding]}" for reason, excluding in gaps]
-        return reduced, ir.Coverage("degraded", tuple(reasons))
+        reasons = [f"{reason}: {effect}" for reason, effect in gaps]
+        broader = any(effect != _NARROWER for _, effect in gaps)
+        return reduced, ir.Coverage("degraded", tuple(reasons), broader)
     return reduced, ir.Coverage("full")
 
 
-_EFFECT = {False: "what needs it never matches", True: "nothing is excluded by it"}
+def held_to_alert(rule: ir.Rule) -> ir.Rule:
+    """The rule as it may be used: one that is broader than its author meant only alerts."""
+    action = rule.info.action
+    if not rule.coverage.broader or action == "alert":
+        return rule
+    reasons = (*rule.coverage.reasons, f"it could `{action}` what it should exclude, so it only alerts")
+    return msgspec.structs.replace(
+        rule,
+        info=msgspec.structs.replace(rule.info, action="alert"),
+        coverage=msgspec.structs.replace(rule.coverage, reasons=reasons),
+    )
 
 
-def _gaps(node: ir.Node, *, excluding: bool) -> Iterator[tuple[str, bool]]:
-    """Each missing thing's reason, and whether it stands under an odd number of negations."""
+_NARROWER = "what needs it never matches"
+
+
+def _effect(missing: ir.Missing, *, excluding: bool) -> str:
+    if missing.value == excluding:
+        return _NARROWER
+    return "nothing is excluded by it" if excluding else "it counts as absent from every event"
+
+
+def _gaps(node: ir.Node, *, excluding: bool) -> Iterator[tuple[str, str]]:
+    """Each missing thing's reason, and what that makes of the rule; `excluding`: under an odd number of negations."""
     if isinstance(node, ir.Missing):
-        yield node.reason, excluding
+        yield node.reason, _effect(node, excluding=excluding)
     elif isinstance(node, ir.Not):
         yield from _gaps(node.node, excluding=not excluding)
     elif isinstance(node, (ir.All, ir.AnyOf)):

@@ -14,7 +14,7 @@ import msgspec
 
 from sensor.verdict import RuleInfo
 
-SCHEMA = 1
+SCHEMA = 2
 """Raise it whenever a change here, in translation or in folding gives an old cache another meaning."""
 
 ONE = 0
@@ -114,6 +114,8 @@ class Coverage(msgspec.Struct, frozen=True):
 
     status: Status
     reasons: tuple[str, ...] = ()
+    broader: bool = False
+    """What it excludes cannot be told, so it matches more than its author meant."""
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,3 +147,12 @@ class RuleSet(msgspec.Struct, frozen=True, kw_only=True):
         """How many rules are decided fully, with gaps and never."""
         count = Counter(rule.coverage.status for rule in self.rules)
         return {status: count[status] for status in get_args(Status)}
+
+    def limited(self) -> str:
+        """How many are not decided fully, in words; "" where there are none."""
+        summary = self.summary()
+        said = {
+            f"{summary['degraded']} degraded": summary["degraded"],
+            f"{summary['never']} never fire": summary["never"],
+        }
+        return ", ".join(text for text, number in said.items() if number)

@@ -7,6 +7,7 @@ and `re|startswith` differs from `re` only by them. Importing pySigma takes 0.1 
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -51,6 +52,7 @@ from sensor.match.regex import BeyondRe2Error, compile_regex
 
 _WILDCARDS = {SpecialChars.WILDCARD_MULTI: ir.MANY, SpecialChars.WILDCARD_SINGLE: ir.ONE}
 _POSITIONS = {SigmaContainsModifier, SigmaStartswithModifier, SigmaEndswithModifier}
+_NEVER_FILLED = {"DestinationHostname": "no name of a destination is known in this version (`DestinationHostname`)"}
 _PLACEHOLDER = re.compile(r"%[^%\\]+%")
 
 
@@ -106,13 +108,16 @@ class Translator:
         if item.field is None:
             return self._keyword(item, value)
         attribute = self._attributes.get(item.field)
-        if attribute is not None:
+        if attribute is not None and item.field not in _NEVER_FILLED:
             return self._predicate(attribute, item, value)
         absent = isinstance(value, SigmaNull) or (isinstance(value, SigmaExists) and not value.exists)
         return ir.Missing(self._no_field(item.field), absent)
 
     def _no_field(self, field: str) -> str:
-        return f"{self._category} events have no field `{field}`"
+        if field in self._attributes:
+            return _NEVER_FILLED[field]
+        near = difflib.get_close_matches(field, self._attributes, n=1, cutoff=0.8)
+        return f"{self._category} events have no field `{field}`" + "".join(f"; did you mean {name}?" for name in near)
 
     def _keyword(self, item: SigmaDetectionItem, value: SigmaType) -> ir.Node:
         """A value without a field is searched for in the text of every field."""
@@ -144,7 +149,7 @@ class Translator:
             return ir.Exists(attribute, value.exists)
         if isinstance(value, SigmaFieldReference):
             other = self._attributes.get(value.field)
-            if other is None:
+            if other is None or value.field in _NEVER_FILLED:
                 return ir.Missing(self._no_field(value.field))
             return ir.FieldRef(attribute, other, value.starts_with, value.ends_with)
         return ir.Missing(f"a value of kind {type(value).__name__} is not supported")

@@ -50,8 +50,8 @@ class Sink:
             if error.errno != errno.ENXIO:
                 raise
 
-    def write(self, record: object) -> bool:
-        """Append `record` as a line. False: it is lost."""
+    def write(self, record: object, counts: bool = True) -> bool:
+        """Append `record` as a line. False: it is lost, and counted unless the caller will come with it again."""
         line = encode(record) + b"\n"
         try:
             fd = self._open()
@@ -60,7 +60,8 @@ class Sink:
             else:
                 self._write_stream(fd, line)
         except OSError as error:
-            self._lost(error)
+            if counts:
+                self._lost(error)
             return False
         return True
 

@@ -34,14 +34,14 @@ def files(tmp_path: Path) -> list[str]:
     """Arguments for a configuration of its own, whatever this node has in /etc."""
     (tmp_path / "agents.d").mkdir()
     config = tmp_path / "sensor.yml"
-    config.write_text(f"mode: enforce\nagents: {tmp_path}/agents.d\n")
+    config.write_text(f"mode: monitor\nagents: {tmp_path}/agents.d\n")
     return ["--config", str(config)]
 
 
 def test_a_ready_node_and_valid_files(files: list[str]) -> None:
     code, found = report(*files)
     assert (code, found["ready"], missing(found), found["faults"]) == (0, True, {}, [])
-    assert (found["mode"], found["agents"]) == ("enforce", 0)
+    assert (found["mode"], found["agents"]) == ("monitor", 0)
     assert found["rules"]["full"] > 0
 
 
@@ -104,3 +104,60 @@ def test_a_match_that_is_not_evaluated_is_a_warning(files: list[str], tmp_path: 
     code, found = report(*files)
     assert (code, found["agents"]) == (0, 1)
     assert found["warnings"] == ["agent a: no workload is recognised by container_label (agent=a) in this version"]
+
+
+def test_what_is_stated_and_not_enforced_is_a_warning(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "agents.d/a.yml").write_text(
+        "agent: a\npurpose: tests\nowner: {name: Ada, notify: ['mailto://ada@example.org']}\n"
+        "match: [{cgroup: /a.slice}]\negress: {default: deny}\nresponse: {action: freeze}\n"
+    )
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    code, found = report(*files, "--rules", str(rules))
+    assert code == 0
+    assert found["warnings"] == [
+        "agent a: egress, response can be stated, but nothing enforces it in this version",
+        "there are none, so nothing is ever found; `rules` in the configuration replaces the shipped ones",
+    ]
+    (rules / "rule.yml").write_text(
+        "title: R\nlogsource: {category: process_creation}\nresponse: {action: freeze}\n"
+        "detection: {a: {Image: /a}, b: {Hashes: b}, condition: a or b}\n"
+    )
+    assert report(*files, "--rules", str(rules))[1]["warnings"][1:] == [
+        f"`R` ({rules}/rule.yml) only alerts: freeze is not available yet",
+        "1 degraded; why: hostbrake rules coverage",
+    ]
+
+
+GPU_AGENT = """
+agent: a
+purpose: tests
+owner: {name: Ada, notify: ['mailto://ada@example.org']}
+match: [%s]
+gpu: {allow: %s}
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "agent", "warned"),
+    [
+        ("enforce", None, True),
+        ("monitor", None, False),
+        ("enforce", GPU_AGENT % ("{cgroup: /a.slice}", "true"), False),
+        ("enforce", GPU_AGENT % ("{cgroup: /a.slice}", "false"), True),
+        ("enforce", GPU_AGENT % ("{container_image: a}", "true"), True),
+    ],
+)
+def test_to_enforce_with_nobody_who_may_use_gpus_is_a_warning(
+    files: list[str], tmp_path: Path, mode: str, agent: str | None, warned: bool
+) -> None:
+    if agent:
+        (tmp_path / "agents.d/a.yml").write_text(agent)
+    code, found = report(*files, "--mode", mode)
+    says = (
+        "no agent that can be recognised has gpu: {allow: true}, so "
+        "`GPU opened outside the workloads that may use one` answers "
+        "every workload that opens a GPU with kill of its cgroup"
+    )
+    assert (code, found["mode"]) == (0, mode)
+    assert (says in found["warnings"]) is warned

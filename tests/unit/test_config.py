@@ -119,7 +119,7 @@ def test_every_fault_comes_back_with_its_line(file: Path) -> None:
         ("- mode\n", ":1: must be a mapping, not a list"),
         ("mode: monitor\n---\nmode: enforce\n", ": holds 2 documents; the configuration is one"),
         ("mode: [\n", ":2: not YAML: "),
-        ("rules: &a [*a]\n", ": not YAML that can be used: line 1: an alias contains itself"),
+        ("rules: &a [*a]\n", ":1: not YAML that can be used: an alias contains itself"),
         ("mode: \0\n", ": not YAML: "),
         ("? [a, b]\n: 1\n", ":1: a key must be a plain value"),
     ],

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from matching import fires, parse, rule_of
+
+from sensor.match.load import load_rules
 
 NO_HASHES = "process_creation events have no field `Hashes`"
 
@@ -17,7 +21,8 @@ CASES = [
     ("a: {Image: /a}\nb: {Hashes: x}", "all of them", "never", [NO_HASHES]),
     ("a: {Image: /a}\nb: {Hashes: x}", "a and not b", "degraded", [f"{NO_HASHES}: nothing is excluded by it"]),
     ("a: {Image: /a, Hashes|neq: x}", "a", "degraded", [f"{NO_HASHES}: nothing is excluded by it"]),
-    ("a: {Image: /a, Hashes: null}", "a", "degraded", [f"{NO_HASHES}: what needs it never matches"]),
+    ("a: {Image: /a, Hashes: null}", "a", "degraded", [f"{NO_HASHES}: it counts as absent from every event"]),
+    ("a: {Image: /a}\nb: {Hashes: null}", "a and not b", "never", [NO_HASHES]),
     ("a: {Hashes: x}", "not a", "never", [NO_HASHES, "without that it would match every event"]),
     ("a: {Image|fieldref: Hashes}", "a", "never", [NO_HASHES]),
     ("a: {User|expand: '%admins%'}", "a", "never", ["placeholder `%admins%` has no values here"]),
@@ -37,6 +42,42 @@ def test_null_of_a_field_that_no_event_has_holds() -> None:
     rule = rule_of("a: {Image: /a, Hashes: null}\ncondition: a")
     assert fires(rule, image="/a")
     assert not fires(rule, image="/b")
+
+
+KILL = """
+title: T
+logsource: {category: process_creation}
+detection: %s
+response: {action: %s, scope: process}
+"""
+HELD = [
+    ("{a: {Image: /a}, b: {Hashes: x}, condition: a and not b}", True),
+    ("{a: {Image: /a}, b: {Hashes: x}, condition: a and not 1 of b*}", True),
+    ("{a: {Image: /a, Hashes|neq: x}, condition: a}", True),
+    ("{a: {Image: /a, Hashes: null}, condition: a}", True),
+    ("{a: {Image: /a}, b: {Hashes: x}, condition: a or b}", False),
+    ("{a: {Image: /a}, b: {User: us, Hashes: x}, c: {User: us}, condition: a and not b and not c}", True),
+    ("{a: {Image: /a}, b: {User: us}, condition: a and not b}", False),
+]
+
+
+@pytest.mark.parametrize(("detection", "held"), HELD)
+@pytest.mark.parametrize("action", ["kill", "freeze", "isolate", "deny"])
+def test_a_rule_whose_exclusions_cannot_be_told_only_alerts(detection: str, held: bool, action: str) -> None:
+    (rule,), faults = parse(KILL % (detection, action))
+    assert not faults
+    assert fires(rule, image="/a")
+    assert (rule.info.action, rule.info.scope) == ("alert" if held else action, "process")
+    told = f"it could `{action}` what it should exclude, so it only alerts"
+    assert (told in rule.coverage.reasons) is held
+
+
+def test_the_cache_holds_it_to_alert_too(tmp_path: Path) -> None:
+    (tmp_path / "rule.yml").write_text(KILL % (HELD[0][0], "kill"))
+    for cache in ("written", "used"):
+        rules = load_rules([tmp_path], cache=tmp_path / "state" / "cache")
+        assert rules.cache == cache
+        assert [(rule.info.action, rule.coverage.broader) for rule in rules] == [("alert", True)]
 
 
 LOG_SOURCES = [

@@ -1,0 +1,39 @@
+"""Sensors for the end-to-end tests: each watches a throwaway cgroup and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sensor_helpers import Launch
+
+from sensor.cli.staging import Sensor
+
+
+@pytest.fixture(scope="session")
+def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared, so that only the first sensor compiles the rules."""
+    return tmp_path_factory.mktemp("state")
+
+
+@pytest.fixture
+def launch(cgroup: Path, tmp_path: Path, state_dir: Path) -> Iterator[Launch]:
+    """Starts a sensor that watches `cgroup`, with these further options, and waits until it is ready."""
+    started: list[Sensor] = []
+
+    def launch(*options: str, within: Path = cgroup, directory: Path = tmp_path, **arguments: Any) -> Sensor:
+        directory.mkdir(exist_ok=True)
+        sensor = Sensor(directory, within, f"--state-dir={state_dir}", *options, **arguments)
+        started.append(sensor)
+        sensor.wait_ready()
+        return sensor
+
+    yield launch
+    for sensor in started:
+        with contextlib.suppress(ProcessLookupError):
+            sensor.process.send_signal(signal.SIGCONT)
+        sensor.stop()

@@ -1,0 +1,224 @@
+"""The control socket: whoever asks well is answered, and nobody else does harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sensor import control
+from sensor.control import CLIENTS, ControlError, ControlServer, ask
+
+BIG = {"ready": True, "text": "x" * 1_000_000}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ControlServer]:
+    found = ControlServer(tmp_path / "run" / "control.sock", {"status": lambda: {"ready": True}, "big": lambda: BIG})
+    yield found
+    found.close()
+
+
+def path_of(server: ControlServer) -> Path:
+    return Path(socket.socket(fileno=os.dup(server.fileno())).getsockname())
+
+
+def client_of(server: ControlServer, request: bytes = b"") -> socket.socket:
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(10)
+    client.connect(str(path_of(server)))
+    client.sendall(request)
+    return client
+
+
+def turn(server: ControlServer) -> bool:
+    server.accept()
+    return server.serve()
+
+
+@contextmanager
+def serving(server: ControlServer) -> Iterator[None]:
+    """As the sensor's loop does, in a thread of its own."""
+    done = threading.Event()
+
+    def loop() -> None:
+        while not done.wait(0.002):
+            turn(server)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def read(client: socket.socket) -> bytes:
+    with client, client.makefile("rb") as file:
+        return file.read()
+
+
+def test_it_is_asked_and_answers(server: ControlServer) -> None:
+    with serving(server):
+        assert ask(path_of(server), "status") == {"ready": True}
+        with pytest.raises(ControlError, match="unknown request; known commands: status, big"):
+            ask(path_of(server), "reboot")
+    assert server.refused == 1
+
+
+def test_only_its_user_may_ask_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        server = ControlServer(tmp_path / "s", {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o600
+    server.close()
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_request_in_pieces(server: ControlServer) -> None:
+    client = client_of(server)
+    for byte in b'{"command":"status"}':
+        client.send(bytes([byte]))
+        assert turn(server) is True
+    client.send(b"\nand more")
+    assert turn(server) is False
+    assert json.loads(read(client)) == {"ready": True}
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"\n", b"null\n", b"3\n", b"[]\n", b"{}\n", b'{"command":["status"]}\n', b"\xff\0\n", b"[" * 9999 + b"\n"],
+)
+def test_malformed_requests_get_a_sentence(server: ControlServer, request_: bytes) -> None:
+    client = client_of(server, request_)
+    turn(server)
+    assert json.loads(read(client)) == {"error": "unknown request; known commands: status, big"}
+    assert server.refused == 1
+
+
+@pytest.mark.parametrize("request_", [b"", b'{"command":"status"}', b"x" * 1000])
+def test_who_hangs_up_before_the_line_ends_is_forgotten(server: ControlServer, request_: bytes) -> None:
+    client_of(server, request_).close()
+    turn(server)
+    assert server.serve() is False and server.refused == 1
+
+
+def test_who_sends_without_end_is_cut_off(server: ControlServer) -> None:
+    sent = 0
+    with serving(server), client_of(server) as client, pytest.raises(OSError, match=r"Broken pipe|reset by peer"):
+        while sent < 10_000_000:
+            sent += client.send(b"x" * 65536)
+    assert sent < 10_000_000 and server.refused == 1
+
+
+def test_who_sends_nothing_is_let_go(server: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "PATIENCE_S", 0.0)
+    client = client_of(server)
+    assert turn(server) is False
+    assert read(client) == b"" and server.refused == 1
+
+
+def test_idle_clients_keep_nobody_out(server: ControlServer) -> None:
+    idle = [client_of(server) for _ in range(5 * CLIENTS)]
+    turn(server)
+    with serving(server):
+        assert ask(path_of(server), "status") == {"ready": True}
+    assert server.refused >= 4 * CLIENTS
+    for client in idle[: 4 * CLIENTS]:
+        assert read(client) == b""
+
+
+def test_more_clients_at_once_than_it_holds_are_all_answered(server: ControlServer) -> None:
+    clients = [client_of(server, b'{"command":"status"}\n') for _ in range(5 * CLIENTS)]
+    turn(server)
+    assert {read(client) for client in clients} == {b'{"ready":true}\n'}
+
+
+def test_who_does_not_read_the_answer_holds_it_up_for_a_moment_only(server: ControlServer) -> None:
+    deaf = client_of(server, b'{"command":"big"}\n')
+    assert turn(server) is False
+    with serving(server):
+        assert ask(path_of(server), "status") == {"ready": True}
+    assert len(read(deaf)) < 1_000_000
+
+
+def test_a_second_one_is_refused_and_a_stale_socket_is_replaced(server: ControlServer) -> None:
+    path = path_of(server)
+    with serving(server), pytest.raises(ControlError, match="another sensor already runs: it listens at"):
+        ControlServer(path, {})
+    assert path.is_socket()
+    stale = path.with_name("stale")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(stale))
+    ControlServer(stale, {}).close()
+
+
+def made_file(path: Path) -> None:
+    path.write_text("keep me")
+
+
+@pytest.mark.parametrize("make", [made_file, Path.mkdir, lambda path: path.symlink_to("/etc/passwd")])
+def test_what_is_no_socket_is_kept(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    path = tmp_path / "precious"
+    make(path)
+    before = path.lstat()
+    with pytest.raises(ControlError, match="something else has that name"):
+        ControlServer(path, {})
+    assert path.lstat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("path", ["/proc/nonexistent/s", "/tmp/" + "x" * 200, "/dev/null/s"])
+def test_where_none_can_be_made_is_said_in_one_sentence(path: str) -> None:
+    with pytest.raises(ControlError, match=r"^the control socket .* cannot be made: ") as caught:
+        ControlServer(Path(path), {})
+    assert "None" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("reply", "says"),
+    [
+        (b"", "gave no JSON"),
+        (b"{", "gave no JSON"),
+        (b"\xff", "gave no JSON"),
+        (b"[1]", "1"),
+        (b'{"error":"no"}', "no"),
+    ],
+)
+def test_answers_that_are_none(tmp_path: Path, reply: bytes, says: str) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(100)
+                client.sendall(reply)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ControlError, match=says):
+            ask(path, "status")
+        thread.join()
+
+
+def test_asking_where_nobody_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ControlError, match="no sensor runs: nobody listens at"):
+        ask(tmp_path / "none", "status")
+    monkeypatch.setattr(control, "PATIENCE_S", 0.05)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(tmp_path / "s"))
+        silent.listen()
+        with pytest.raises(ControlError, match="does not answer: timed out"):
+            ask(tmp_path / "s", "status")
