@@ -52,7 +52,6 @@ from sensor.match.regex import BeyondRe2Error, compile_regex
 
 _WILDCARDS = {SpecialChars.WILDCARD_MULTI: ir.MANY, SpecialChars.WILDCARD_SINGLE: ir.ONE}
 _POSITIONS = {SigmaContainsModifier, SigmaStartswithModifier, SigmaEndswithModifier}
-_NEVER_FILLED = {"DestinationHostname": "no name of a destination is known in this version (`DestinationHostname`)"}
 _PLACEHOLDER = re.compile(r"%[^%\\]+%")
 
 
@@ -108,14 +107,12 @@ class Translator:
         if item.field is None:
             return self._keyword(item, value)
         attribute = self._attributes.get(item.field)
-        if attribute is not None and item.field not in _NEVER_FILLED:
+        if attribute is not None:
             return self._predicate(attribute, item, value)
         absent = isinstance(value, SigmaNull) or (isinstance(value, SigmaExists) and not value.exists)
         return ir.Missing(self._no_field(item.field), absent)
 
     def _no_field(self, field: str) -> str:
-        if field in self._attributes:
-            return _NEVER_FILLED[field]
         near = difflib.get_close_matches(field, self._attributes, n=1, cutoff=0.8)
         return f"{self._category} events have no field `{field}`" + "".join(f"; did you mean {name}?" for name in near)
 
@@ -149,7 +146,7 @@ class Translator:
             return ir.Exists(attribute, value.exists)
         if isinstance(value, SigmaFieldReference):
             other = self._attributes.get(value.field)
-            if other is None or value.field in _NEVER_FILLED:
+            if other is None:
                 return ir.Missing(self._no_field(value.field))
             return ir.FieldRef(attribute, other, value.starts_with, value.ends_with)
         return ir.Missing(f"a value of kind {type(value).__name__} is not supported")
