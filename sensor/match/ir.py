@@ -14,7 +14,7 @@ import msgspec
 
 from sensor.verdict import RuleInfo
 
-SCHEMA = 2
+SCHEMA = 3
 """Raise it whenever a change here, in translation or in folding gives an old cache another meaning."""
 
 ONE = 0
