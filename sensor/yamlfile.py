@@ -37,12 +37,19 @@ class Document:
 def read(path: str | FilePath) -> tuple[list[Document], list[Fault]]:
     """Read every document of a YAML file. What is wrong comes back as faults, never as an exception."""
     try:
-        text = FilePath(path).read_bytes().decode()
+        content = FilePath(path).read_bytes()
     except OSError as error:
         return [], [Fault(str(path), 0, f"cannot be read: {error.strerror}")]
+    return parse_bytes(content, str(path))
+
+
+def parse_bytes(content: bytes, path: str) -> tuple[list[Document], list[Fault]]:
+    """As `read`, from what the file holds."""
+    try:
+        text = content.decode()
     except UnicodeDecodeError as error:
-        return [], [Fault(str(path), 0, f"is not UTF-8 (byte {error.start})")]
-    return parse(text, str(path))
+        return [], [Fault(path, 0, f"is not UTF-8 (byte {error.start})")]
+    return parse(text, path)
 
 
 def parse(text: str, path: str) -> tuple[list[Document], list[Fault]]:

@@ -13,16 +13,18 @@ from sensor.match.ir import Rule, RuleSet
 __all__ = ["RuleSet", "load_rules"]
 
 _SUFFIXES = (".yml", ".yaml")
+_LISTS = "data"
 _LARGEST = 16 << 20
 
 
 def load_rules(dirs: Sequence[Path | str], cache: Path | None = None) -> RuleSet:
     """All rules in the *.yml and *.yaml files below `dirs` (a rule file may be given too).
 
-    Directories named `samples` and hidden names are skipped. A rule that this sensor cannot decide is loaded
-    and says so in its `coverage`; a rule that is wrong is a fault. Raises FaultsError with every fault of every
-    file. With `cache`, a file that this function keeps, unchanged rules load without pySigma; a cache that is
-    stale, damaged or open to other users is not used, and one that cannot be written is no error (`RuleSet.cache`).
+    Directories named `samples` and hidden names are skipped; those named `data` hold lists (`sensor.match.lists`).
+    A rule that this sensor cannot decide is loaded and says so in its `coverage`; a rule that is wrong is a fault.
+    Raises FaultsError with every fault of every file. With `cache`, a file that this function keeps, unchanged rules
+    load without pySigma; a cache that is stale, damaged or open to other users is not used, and one that cannot be
+    written is no error (`RuleSet.cache`).
     """
     faults: list[Fault] = []
     files = _read(dirs, faults)
@@ -45,11 +47,16 @@ def load_rules(dirs: Sequence[Path | str], cache: Path | None = None) -> RuleSet
 
 
 def _parse(files: list[tuple[str, str, bytes]], faults: list[Fault]) -> list[Rule]:
-    from sensor.match import sigma_file  # noqa: PLC0415 (imports pySigma: 0.1 s and 13 MB)
+    from sensor.match import lists, sigma_file  # noqa: PLC0415 (imports pySigma: 0.1 s and 13 MB)
 
-    rules, found = sigma_file.parse([sigma_file.SourceFile(*file) for file in files])
+    values = lists.read([file for file in files if _is_list(file[1])], faults)
+    rules, found = sigma_file.parse([sigma_file.SourceFile(*file) for file in files if not _is_list(file[1])], values)
     faults += found
     return rules
+
+
+def _is_list(name: str) -> bool:
+    return _LISTS in name.split("/")[:-1]
 
 
 def _read(dirs: Sequence[Path | str], faults: list[Fault]) -> list[tuple[str, str, bytes]]:
@@ -69,7 +76,7 @@ def _read(dirs: Sequence[Path | str], faults: list[Fault]) -> list[tuple[str, st
 
 def _paths(top: Path, faults: list[Fault]) -> Iterator[tuple[Path, str]]:
     if top.is_file():
-        yield top, top.name
+        yield top, f"{_LISTS}/{top.name}" if top.parent.name == _LISTS else top.name
         return
 
     def report(error: OSError) -> None:

@@ -115,7 +115,7 @@ def _pattern_set(patterns: list[tuple[str | int, ...]], cased: bool) -> Callable
     starts: list[str] = []
     ends: list[str] = []
     within: list[str] = []
-    globs: list[Callable[[str], bool]] = []
+    globs: list[tuple[str, Callable[[str], bool]]] = []
     for pattern in patterns:
         parts = pattern if cased else tuple(fold(p) if isinstance(p, str) else p for p in pattern)
         match parts:
@@ -128,8 +128,9 @@ def _pattern_set(patterns: list[tuple[str | int, ...]], cased: bool) -> Callable
             case (ir.MANY, str(literal), ir.MANY):
                 within.append(literal)
             case _:
-                globs.append(glob(parts))
+                globs.append((parts[0] if parts and isinstance(parts[0], str) else "", glob(parts)))
     prefixes, suffixes = tuple(starts), tuple(ends)
+    heads = tuple(head for head, _ in globs)
 
     def test(text: str) -> bool:
         if text in exact or text.startswith(prefixes) or text.endswith(suffixes):
@@ -137,7 +138,7 @@ def _pattern_set(patterns: list[tuple[str | int, ...]], cased: bool) -> Callable
         for literal in within:
             if literal in text:
                 return True
-        return any(matches(text) for matches in globs) if globs else False
+        return text.startswith(heads) and any(matches(text) for _, matches in globs)
 
     return test
 

@@ -18,6 +18,7 @@ from sensor.events import CLASSES
 from sensor.faults import Fault
 from sensor.match import ir
 from sensor.match.coverage import assess, held_to_alert
+from sensor.match.lists import Lists
 from sensor.match.sigma_check import POLICY, check_document, common_errors, faults_of
 from sensor.match.sigma_correlation import Source, join
 from sensor.match.sigma_documents import Entry, entries_of
@@ -39,8 +40,11 @@ class SourceFile(msgspec.Struct, frozen=True):
 _Sigma = SigmaRule | SigmaCorrelationRule | SigmaFilter
 
 
-def parse(files: Sequence[SourceFile]) -> tuple[list[ir.Rule], list[Fault]]:
-    """All rules of all files, and all that is wrong with them; rules are of use only without faults."""
+def parse(files: Sequence[SourceFile], lists: Lists | None = None) -> tuple[list[ir.Rule], list[Fault]]:
+    """All rules of all files, and all that is wrong with them; rules are of use only without faults.
+
+    `lists` has the values of placeholders.
+    """
     faults: list[Fault] = []
     parsed: list[tuple[Entry, _Sigma]] = []
     faulty: list[Entry] = []
@@ -57,7 +61,7 @@ def parse(files: Sequence[SourceFile]) -> tuple[list[ir.Rule], list[Fault]]:
     for entry, sigma in parsed:
         if isinstance(sigma, SigmaFilter):
             continue
-        rule = _translate(entry, sigma, filters, faults)
+        rule = _translate(entry, sigma, filters, lists or {}, faults)
         sources.append(Source(entry, sigma, rule))
         other = first.setdefault(rule.info.id, rule)
         if other is not rule:
@@ -107,7 +111,7 @@ def _kind(data: dict[Any, Any]) -> type[_Sigma]:
 
 
 def _translate(
-    entry: Entry, sigma: SigmaRule | SigmaCorrelationRule, filters: list[SigmaFilter], faults: list[Fault]
+    entry: Entry, sigma: SigmaRule | SigmaCorrelationRule, filters: list[SigmaFilter], lists: Lists, faults: list[Fault]
 ) -> ir.Rule:
     never = ir.Rule(
         info=_info(entry, sigma),
@@ -119,7 +123,7 @@ def _translate(
     if isinstance(sigma, SigmaCorrelationRule):
         return never
     reason = _no_such_events(sigma)
-    condition = _condition(entry, sigma, filters, faults)
+    condition = _condition(entry, sigma, filters, lists, faults)
     category = sigma.logsource.category or ""
     if reason is not None:
         return msgspec.structs.replace(never, category=category, coverage=ir.Coverage("never", (reason,)))
@@ -127,9 +131,9 @@ def _translate(
     return held_to_alert(msgspec.structs.replace(never, category=category, condition=reduced, coverage=coverage))
 
 
-def _condition(entry: Entry, rule: SigmaRule, filters: list[SigmaFilter], faults: list[Fault]) -> ir.Node:
+def _condition(entry: Entry, rule: SigmaRule, filters: list[SigmaFilter], lists: Lists, faults: list[Fault]) -> ir.Node:
     category = rule.logsource.category
-    translator = Translator(category if category in CLASSES else "process_creation")
+    translator = Translator(category if category in CLASSES else "process_creation", lists)
     nodes: list[ir.Node] = []
     own = len(rule.detection.parsed_condition)
     for position in range(own):

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Iterable
+from itertools import chain, product
+from math import prod
+from typing import Any, TypeAlias, get_args, get_origin, get_type_hints
 
 from sigma.conditions import (
     ConditionAND,
@@ -48,18 +51,22 @@ from sigma.types import (
 
 from sensor.events import CLASSES, fields_of
 from sensor.match import ir
+from sensor.match.lists import Lists
 from sensor.match.regex import BeyondRe2Error, compile_regex
 
 _WILDCARDS = {SpecialChars.WILDCARD_MULTI: ir.MANY, SpecialChars.WILDCARD_SINGLE: ir.ONE}
 _POSITIONS = {SigmaContainsModifier, SigmaStartswithModifier, SigmaEndswithModifier}
-_PLACEHOLDER = re.compile(r"%[^%\\]+%")
+_Parts: TypeAlias = list[str | SpecialChars]
+_MOST_PATTERNS = 100_000
+"""That the placeholders of one value may stand for."""
 
 
 class Translator:
-    """Translates the conditions of rules of one category."""
+    """Translates the conditions of rules of one category; `lists` has the values of placeholders."""
 
-    def __init__(self, category: str) -> None:
+    def __init__(self, category: str, lists: Lists) -> None:
         self._category = category
+        self._lists = lists
         self._attributes = fields_of(category)
         hints = get_type_hints(CLASSES[category])
         self._text_attributes = [name for name in self._attributes.values() if _holds_text(hints.get(name))]
@@ -128,14 +135,14 @@ class Translator:
 
     def _predicate(self, attribute: str, item: SigmaDetectionItem, value: SigmaType) -> ir.Node:
         if isinstance(value, SigmaString):
-            return _text(attribute, value, cased=SigmaCaseSensitiveModifier in item.modifiers)
+            return self._text(attribute, value, cased=SigmaCaseSensitiveModifier in item.modifiers)
         if isinstance(value, SigmaTimestampPart):
             part = value.timestamp_part.name.lower()
             return ir.Missing(f"field `{item.field}` is no time, of which `{part}` could be taken")
         if isinstance(value, (SigmaNumber, SigmaBool)):
             return ir.Text(attribute, (str(value).lower(),))
         if isinstance(value, SigmaRegularExpression):
-            return _regex(attribute, item, value)
+            return _regex(attribute, item, value, self._lists)
         if isinstance(value, SigmaCIDRExpression):
             return ir.Cidr(attribute, str(value.network))
         if isinstance(value, SigmaCompareExpression):
@@ -151,16 +158,34 @@ class Translator:
             return ir.FieldRef(attribute, other, value.starts_with, value.ends_with)
         return ir.Missing(f"a value of kind {type(value).__name__} is not supported")
 
+    def _text(self, attribute: str, value: SigmaString, *, cased: bool) -> ir.Node:
+        """A placeholder stands for any value of its list, as with pySigma's `value_placeholders`."""
+        choices: list[list[_Parts]] = []
+        for part in value.s:
+            if not isinstance(part, Placeholder):
+                choices.append([[part]])
+            elif part.name in self._lists:
+                choices.append([_plain(SigmaString(each)) for each in self._lists[part.name]])
+            else:
+                return ir.Missing(f"placeholder `%{part.name}%` has no values here")
+        number = prod(map(len, choices))
+        if number > _MOST_PATTERNS:
+            return ir.Missing(f"its placeholders stand for {number:,} values, more than {_MOST_PATTERNS:,}")
+        nodes = tuple(ir.Text(attribute, _joined(chain.from_iterable(each)), cased) for each in product(*choices))
+        return nodes[0] if len(nodes) == 1 else ir.AnyOf(nodes)
+
 
 def _holds_text(hint: Any) -> bool:
     return any(kind is str or (get_origin(kind) is list and str in get_args(kind)) for kind in get_args(hint))
 
 
-def _text(attribute: str, value: SigmaString, *, cased: bool) -> ir.Node:
+def _plain(value: SigmaString) -> _Parts:
+    return [part for part in value.s if not isinstance(part, Placeholder)]
+
+
+def _joined(value: Iterable[str | SpecialChars]) -> tuple[str | int, ...]:
     parts: list[str | int] = []
-    for part in value.s:
-        if isinstance(part, Placeholder):
-            return ir.Missing(f"placeholder `%{part.name}%` has no values here")
+    for part in value:
         if isinstance(part, str):
             if parts and isinstance(parts[-1], str):
                 parts[-1] += part
@@ -168,13 +193,15 @@ def _text(attribute: str, value: SigmaString, *, cased: bool) -> ir.Node:
                 parts.append(part)
         elif _WILDCARDS[part] == ir.ONE or parts[-1:] != [ir.MANY]:
             parts.append(_WILDCARDS[part])
-    return ir.Text(attribute, tuple(parts), cased)
+    return tuple(parts)
 
 
-def _regex(attribute: str, item: SigmaDetectionItem, value: SigmaRegularExpression) -> ir.Node:
-    if value.contains_placeholder():
-        names = ", ".join(_PLACEHOLDER.findall(str(value.regexp)))
-        return ir.Missing(f"placeholder `{names}` has no values here")
+def _regex(attribute: str, item: SigmaDetectionItem, value: SigmaRegularExpression, lists: Lists) -> ir.Node:
+    names = [part.name for part in value.regexp.s if isinstance(part, Placeholder)]
+    if names:
+        lacking = next((name for name in names if name not in lists), None)
+        why = "is not supported in a regular expression" if lacking is None else "has no values here"
+        return ir.Missing(f"placeholder `%{lacking or names[0]}%` {why}")
     node = ir.Regex(
         attribute,
         str(value.regexp),

@@ -235,7 +235,7 @@ def test_a_busy_client_is_told_by_some_of_its_flows(backend: CoreBackend, echo4:
     events = said(backend, port)
     first = [e.data[:4] for e in events if isinstance(e, Payload) and not e.inbound]
     counted = backend.counters()["payload"]["collapsed"] - before["payload"]["collapsed"]
-    assert 33 <= first.count(b"GET ") and first.count(b"GET ") + counted == 60
+    assert first.count(b"GET ") >= 33 and first.count(b"GET ") + counted == 60
     assert first.count(b"SSH-") == 1, "another word is another matter"
 
 
