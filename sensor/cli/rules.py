@@ -49,7 +49,7 @@ def rules() -> None:
     """
 
 
-@rules.command("list")
+@rules.command("list", short_help="Every rule: level, action, category and title.")
 @_directories
 @_json
 def list_rules(directories: tuple[Path, ...], as_json: bool) -> None:

@@ -164,7 +164,7 @@ def _condition_faults(entry: Entry) -> Iterator[Fault]:
         if sound and isinstance(condition, str):
             try:
                 detections = SigmaDetections.from_dict({**sound, "condition": condition})
-                Translator("process_creation").condition(detections.parsed_condition[0], detections)
+                Translator("process_creation", {}).condition(detections.parsed_condition[0], detections)
             except _PARSE_ERRORS as error:
                 yield entry.fault(f"condition: {_of_condition(error)}", "detection", "condition", position)
 

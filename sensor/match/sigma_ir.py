@@ -8,7 +8,6 @@ and `re|startswith` differs from `re` only by them. Importing pySigma takes 0.1 
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 from itertools import chain, product
 from math import prod
