@@ -31,8 +31,10 @@ VERSION_1, VERSION_2 = 0x00000001, 0x6B3343CF
 
 _MAX_PACKETS = 4
 """Packets of one datagram that are read. A client sends one of each kind; the sensor may see several datagrams as one
-where the program leaves their segmentation to the kernel (UDP_SEGMENT)."""
-_MAX_FRAMES = 1024
+where the program leaves it to the kernel to cut them apart (UDP_SEGMENT)."""
+_MAX_FRAMES = 512
+_MAX_RANGES = 32
+"""Of an ACK. Before its hello is whole, a client has next to nothing to acknowledge."""
 _MIN_DATAGRAM = 1200
 """Bytes to which a client fills a datagram that has an Initial packet (RFC 9000 section 14.1)."""
 _MAX_ID = 20
@@ -276,10 +278,10 @@ def _past_ack(payload: bytes, at: int, *, counts: bool) -> int:
     _, at = _varint(payload, at)
     _, at = _varint(payload, at)
     ranges, at = _varint(payload, at)
-    numbers = 1 + 2 * ranges + (3 if counts else 0)
-    while numbers and at < len(payload):
+    if ranges > _MAX_RANGES:
+        return len(payload)
+    for _ in range(1 + 2 * ranges + (3 if counts else 0)):
         _, at = _varint(payload, at)
-        numbers -= 1
     return at
 
 

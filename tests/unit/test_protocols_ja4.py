@@ -5,7 +5,7 @@ from __future__ import annotations
 import hellos
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.protocols.ja4 import GREASE, ja4
@@ -178,6 +178,7 @@ def test_a_truncated_hello_has_none() -> None:
     assert isinstance(hello, ClientHello) and ja4(hello) is None
 
 
+@settings(deadline=None)
 @given(st.permutations(range(15)), st.permutations(range(16)), st.sampled_from(sorted(GREASE)), st.data())
 def test_order_and_grease_do_not_matter(suites: list[int], kinds: list[int], grease: int, data: st.DataObject) -> None:
     hello = built("t13d1516h2_8daaf6152771_e5627efa2ab1")

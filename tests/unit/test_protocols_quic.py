@@ -285,6 +285,20 @@ def test_frames_that_end_a_packet(payload: bytes) -> None:
         assert initial(datagram, final=True) == QuicInitial(VERSION_1, None)
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        b"\x1c\x00\x00\x00",  # CONNECTION_CLOSE
+        b"\x30",  # DATAGRAM
+        b"\x02\x05\x00\x21\x00" + bytes(66),  # ACK of more ranges than there can be
+        crypto(0, b"") * 600,  # more frames than a datagram of a network holds
+    ],
+)
+def test_what_follows_them_is_not_read(before: bytes) -> None:
+    message = hellos.message([hellos.server_name(b"a.example")])
+    assert initial(packet(before + crypto(0, message))) is NEED_MORE
+
+
 def test_a_stream_that_is_no_hello() -> None:
     assert initial(packet(crypto(0, b"\2\0\0\x30\3\3"))) == QuicInitial(VERSION_1, None)
 
@@ -366,7 +380,7 @@ def test_truncations(datagram: bytes) -> None:
         assert answer is None or (isinstance(answer, QuicInitial) and answer.hello is None)
 
 
-@settings(max_examples=300)
+@settings(deadline=None)
 @given(
     st.sampled_from([RFC_9001, RFC_9369, *flight()]),
     st.lists(st.tuples(st.integers(0, 1199), st.integers(0, 255)), max_size=4),
@@ -382,7 +396,7 @@ def test_mutations(datagram: bytes, changes: list[tuple[int, int]], final: bool)
         assert not (isinstance(answer, QuicInitial) and answer.hello), "the tag covers every byte"
 
 
-@settings(max_examples=300)
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=6), st.booleans())
 def test_random_datagrams(datagrams: list[bytes], final: bool) -> None:
     check(*datagrams, final=final)
@@ -390,12 +404,13 @@ def test_random_datagrams(datagrams: list[bytes], final: bool) -> None:
     check(flight()[0], *datagrams, final=final)
 
 
-@settings(max_examples=300)
+@settings(deadline=None)
 @given(st.binary(max_size=300), st.booleans())
 def test_random_frames(payload: bytes, final: bool) -> None:
     check(packet(payload), packet(crypto(0, HELLO[:300]) + payload), final=final)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, len(HELLO) - 1), max_size=20), st.randoms(use_true_random=False), st.integers(0, 40))
 def test_every_split_and_overlap_gives_the_same(cuts: list[int], seed: object, overlap: int) -> None:
     edges = sorted({0, *cuts, len(HELLO)})

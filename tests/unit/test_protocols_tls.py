@@ -132,6 +132,7 @@ def test_every_prefix_waits_and_every_tail_is_ignored(data: bytes) -> None:
         assert client_hello(data + tail) == whole
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 600), max_size=40))
 def test_every_split_into_records_gives_the_same(sizes: list[int]) -> None:
     assert client_hello(hellos.records(hellos.chrome(), *sizes)) == client_hello(CHROME)
@@ -242,7 +243,7 @@ def test_final_gives_what_there_is() -> None:
     assert client_hello(CHROME, final=True) == client_hello(CHROME)
 
 
-@settings(max_examples=400)
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.booleans())
 def test_random_bytes(data: bytes, final: bool) -> None:
     for start in (b"", b"\x16\x03\x01", b"\x16\x03\x01" + hellos.vector(b"\1" + hellos.vector(data, 3), 2)):
@@ -251,7 +252,7 @@ def test_random_bytes(data: bytes, final: bool) -> None:
         assert not (final and answer is NEED_MORE)
 
 
-@settings(max_examples=400)
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, len(CHROME) - 1), st.integers(0, 255)), max_size=6),
     st.integers(0, len(CHROME)),
@@ -268,6 +269,7 @@ def test_mutations(changes: list[tuple[int, int]], size: int, final: bool) -> No
         assert whole is None, "more bytes do not make TLS of what is none"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 65535), st.binary(max_size=60)), max_size=12))
 def test_any_extensions_come_back_in_order(extensions: list[tuple[int, bytes]]) -> None:
     hello = plain(*extensions)
