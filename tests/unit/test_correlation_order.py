@@ -141,6 +141,29 @@ def test_a_flood_keeps_little_and_loses_nothing() -> None:
     assert matcher.losses() == {"late": 0, "evicted": 0}
 
 
+@pytest.mark.parametrize(
+    ("kind", "names", "ports"),
+    [
+        ("temporal_ordered", ["a", "b", "c"], [1, *[2] * 9000, 3]),
+        ("temporal", ["a", "b", "c"], [1, *[2] * 9000, 3]),
+    ],
+)
+def test_a_flood_does_not_wash_away_what_came_before_it(kind: str, names: list[str], ports: list[int]) -> None:
+    """All within a second, where everything may still come late."""
+    matcher = Matcher(rules_of(A, B, C, correlation("x", kind, names, "1m")))
+    found = [v for n, port in enumerate(ports) for v in matcher.match(connect(10 + n / 20_000, port))]
+    assert [v.event.destination_port for v in found] == [3]
+    assert matcher.losses() == {"late": 0, "evicted": 0}
+
+
+def test_sums_of_many_lose_nothing() -> None:
+    for kind, condition in (("event_count", {"gte": 50_000}), ("value_sum", {"gte": 100_000, **PORT})):
+        matcher = Matcher(rules_of(ANY, correlation("x", kind, ["any"], "1m", condition=condition)))
+        found = [n for n in range(60_000) if matcher.match(connect(10 + n / 2000, 2))]
+        assert found == [49_999] and matcher.losses() == {"late": 0, "evicted": 0}
+        assert matcher._correlator._kept.entries <= 2 * correlate.GROUP_ENTRIES
+
+
 def test_groups_are_bounded_and_what_goes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(correlate, "GROUPS", 100)
     quiet = correlation("quiet", "event_count", ["b"], "1h", condition={"gte": 2}, group="ProcessGuid")
