@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from correlating import SECOND, A, B, C, base, connect, correlation, fired, rules_of
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.events import NetworkConnection
-from sensor.match import correlate
+from sensor.match import correlate, correlate_sliding
 from sensor.match.ir import Rule
 from sensor.match.matcher import Matcher
 
@@ -67,12 +68,17 @@ def told(rules: list[Rule], events: Sequence[NetworkConnection]) -> tuple[Counte
 
 
 @pytest.mark.parametrize("rules", GROWING, ids=lambda rules: rules[0].info.title + rules[-1].correlation.type)
-@settings(max_examples=150, deadline=None)
-@given(two_orders())
+@settings(max_examples=200, deadline=None)
+@given(two_orders(), st.sampled_from([3, 64]))
 def test_any_order_within_the_bound_fires_as_often_and_as_soon(
-    rules: list[Rule], orders: tuple[list[NetworkConnection], list[NetworkConnection]]
+    rules: list[Rule], orders: tuple[list[NetworkConnection], list[NetworkConnection]], room: int
 ) -> None:
-    in_order, shuffled_order = orders
+    """With windows thinned at every turn (`room` 3), and hardly ever."""
+    with patch.object(correlate_sliding, "_ROOM", room):
+        check_order(rules, *orders)
+
+
+def check_order(rules: list[Rule], in_order: list[NetworkConnection], shuffled_order: list[NetworkConnection]) -> None:
     expected, _ = told(rules, in_order)
     found, events = told(rules, shuffled_order)
     assert found == expected
