@@ -26,9 +26,9 @@ GROUPS = 8192
 ENTRIES = 65_536
 """How many entries all windows together keep."""
 GROUP_ENTRIES = 2048
-"""How many one group keeps, at least; a threshold above that is itself the bound."""
-HIGHEST_COUNT = 16_384
-"""The highest count that a correlation may ask for."""
+"""How many one group keeps, or as many as the distinct values that it waits for."""
+MOST_VALUES = 16_384
+"""How many distinct values a correlation may ask for."""
 _END = 1 << 63
 
 Targets: TypeAlias = tuple[tuple["Engine", int], ...]
@@ -199,8 +199,8 @@ class SlidingEngine(Engine):
     def __init__(self, rule: ir.Rule, inner: Sequence[Engine], kept: Kept) -> None:
         super().__init__(rule, inner, kept)
         self._by_group: OrderedDict[Group, Sliding] = OrderedDict()
-        counts = self.condition.type in ("event_count", "value_count")
-        self._most = max(GROUP_ENTRIES, int(self.condition.number) + 1 if counts else 0)
+        distinct = int(self.condition.number) + 1 if self.condition.type == "value_count" else 0
+        self._most = max(GROUP_ENTRIES, distinct)
 
     def _tally(self) -> Tally:
         if self.condition.type in ("event_count", "value_sum"):

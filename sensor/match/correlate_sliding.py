@@ -89,15 +89,31 @@ class Sliding:
             self._left -= past
         if len(self.entries) <= self._room:
             return 0
-        silent_until = settled
-        if self._fired and self._fired[0] < settled:
-            silent_until = max(settled, self._fired[0] + self._timespan)
-        edge = bisect_left(self.entries, (silent_until,))
-        kept = self._tally.thin(self.entries[:edge], self.entries[edge:])
-        evicted = max(0, len(kept) - most)
-        self._rebuild(kept[evicted:], tally())
+        kept = self._thinned(settled)
+        kept, evicted = self._tally.squeeze(kept, most) if len(kept) > most else (kept, 0)
+        self._rebuild(kept, tally())
         self._room = max(_ROOM, 2 * len(self.entries))
         return evicted
+
+    def _thinned(self, settled: int) -> list[Entry]:
+        """Without what no window that may still be asked for needs.
+
+        A firing that is settled silences the timespan after it. One that is not may still move, but no further back
+        than `settled`, so what follows it is silent until a timespan after that.
+        """
+        entries, fired = self.entries, self._fired
+        was_settled = bool(fired) and fired[0] < settled
+        silent = max(settled, fired[0] + self._timespan) if was_settled else settled
+        edge = bisect_left(entries, (silent,))
+        unsettled = fired[was_settled:]
+        if len(unsettled) != 1:
+            return self._tally.thin(entries[:edge], entries[edge:])
+        first = max(edge, bisect_left(entries, (unsettled[0] + 1,)))
+        last = max(first, bisect_left(entries, (settled + self._timespan,)))
+        return [
+            *self._tally.thin(entries[:edge], entries[edge:first]),
+            *self._tally.thin(entries[first:last], entries[last:]),
+        ]
 
     def _rebuild(self, entries: list[Entry], tally: Tally) -> None:
         self.entries, self._tally, self._left = entries, tally, 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import groupby
 from typing import Protocol
 
 from sensor.match import ir
@@ -26,6 +27,10 @@ class Tally(Protocol):
 
     def thin(self, past: Sequence[Entry], recent: Sequence[Entry]) -> list[Entry]:
         """The entries that can still matter, in order, where no window that ends within `past` will be asked for."""
+        ...
+
+    def squeeze(self, entries: list[Entry], most: int) -> tuple[list[Entry], int]:
+        """At most so many entries, those that matter most, and how many of the others might have mattered."""
         ...
 
 
@@ -56,6 +61,14 @@ class Total:
             if self._compare(total, self._number):
                 return [*past[place:], *recent]
         return [*past, *recent]
+
+    def squeeze(self, entries: list[Entry], most: int) -> tuple[list[Entry], int]:
+        """Neighbours become one, at the later one's time: no weight is lost, only when it leaves is less exact."""
+        while len(entries) > most:
+            odd = entries[:1] if len(entries) % 2 else []
+            pairs = zip(entries[len(odd) :: 2], entries[len(odd) + 1 :: 2], strict=True)
+            entries = [*odd, *(late._replace(weight=early.weight + late.weight) for early, late in pairs)]
+        return entries, 0
 
 
 class Distinct:
@@ -97,6 +110,9 @@ class Distinct:
             else:
                 row.append(entry)
         return sorted(entry for row in kept.values() for entry in row)
+
+    def squeeze(self, entries: list[Entry], most: int) -> tuple[list[Entry], int]:
+        return entries[-most:], max(0, len(entries) - most)
 
 
 class Chain:
@@ -143,6 +159,15 @@ class Chain:
             kept |= new
             edge = new
         return [*sorted(kept), *recent]
+
+    def squeeze(self, entries: list[Entry], most: int) -> tuple[list[Entry], int]:
+        """First what lies within a row of the same rule's entries; then the oldest."""
+        longest = max(map(len, self._alternatives))
+        kept: list[Entry] = []
+        for _, found in groupby(entries, key=lambda entry: entry.key):
+            row = list(found)
+            kept += row if len(row) <= longest else [row[0], *row[-longest:]]
+        return kept[-most:], max(0, len(kept) - most)
 
 
 def _last_before(row: Sequence[Entry], after: Entry | None) -> Entry | None:

@@ -16,7 +16,7 @@ from sigma.rule import SigmaRule
 from sensor.events import fields_of
 from sensor.faults import Fault
 from sensor.match import ir
-from sensor.match.correlate import HIGHEST_COUNT
+from sensor.match.correlate import MOST_VALUES
 from sensor.match.correlate_entry import COMPARISONS
 from sensor.match.coverage import held_to_alert
 from sensor.match.sigma_alternatives import TooManyError, alternatives_of, excludes
@@ -295,8 +295,8 @@ class _Translation:
 
     def _possible(self, base: ir.Correlation, most: int | None) -> ir.Correlation | None:
         """`base`, unless no count of at least one, and at most `most`, satisfies it."""
-        if base.number > HIGHEST_COUNT:
-            self._lacks.append(f"it counts beyond {HIGHEST_COUNT}, more than this sensor keeps")
+        if base.type == "value_count" and base.number > MOST_VALUES:
+            self._lacks.append(f"it asks for more than {MOST_VALUES} distinct values, more than this sensor keeps")
             return None
         counts = range(1, most + 1) if most else [1, *range(max(1, int(base.number)), max(1, int(base.number)) + 2)]
         if any(map(_holds(base), counts)):

@@ -15,6 +15,10 @@ MAX_DATAGRAMS = 4
 """Datagrams of each direction that are looked at."""
 MAX_DEPTH = 4
 """Protocols around the innermost."""
+MAX_LOOKS = 256
+"""Chunks that are looked at one by one. Each look may cost as much as all bytes so far: a flow of thousands of segments
+of one byte each is looked at in steps."""
+STEP = 32
 _DNS = 53
 _LONG = 0x80
 """The header form of QUIC's first packets (RFC 8999 section 5.1)."""
@@ -69,7 +73,19 @@ class Flow:
 class _Streams:
     """A TCP flow: each protocol reads both directions from where the one around it left them."""
 
-    __slots__ = ("_carriers", "_dialogue", "_found", "_ours", "_shut", "_theirs", "_turns", "done")
+    __slots__ = (
+        "_carriers",
+        "_dialogue",
+        "_found",
+        "_latest",
+        "_looks",
+        "_ours",
+        "_shut",
+        "_theirs",
+        "_turns",
+        "_unread",
+        "done",
+    )
 
     def __init__(self) -> None:
         self._ours = Stream(ours=True)
@@ -81,13 +97,28 @@ class _Streams:
         self._found: Finding | None = None
         """Of the innermost protocol so far."""
         self._turns = Turns()
+        self._looks = 0
+        self._latest = self._ours
+        self._unread = 0
+        """Bytes of the latest direction that wait until they are STEP, or the other speaks."""
         self.done = False
 
     def add(self, ours: bool, data: bytes) -> Finding | None:
         stream = self._ours if ours else self._theirs
+        found = None
+        if self._unread and stream is not self._latest:
+            found = self._read(last=False)
+            if self.done:
+                return found
+        self._latest = stream
         count = stream.add(data)
         last = not stream.room
-        found = self._read(last)
+        self._unread += count
+        self._looks += 1
+        if self._looks <= MAX_LOOKS or self._unread >= STEP or last:
+            found = self._read(last=False) or found
+        if last and not self.done:
+            found = self._read(last=True) or found
         if self._turns.possible:
             self._turns.add(ours, count)
             if self._found is None and self._turns.handshake(self._ours.data, self._theirs.data):
@@ -99,13 +130,16 @@ class _Streams:
         return found
 
     def end(self) -> Finding | None:
-        found = self._read(last=True)
+        found = self._read(last=False) if self._unread else None
+        if not self.done:
+            found = self._read(last=True) or found
         self.done = True
         return found
 
     def _read(self, last: bool) -> Finding | None:
         """What the streams say now, down to the innermost protocol, if it is new."""
         new = None
+        self._unread = 0
         while True:
             dialogue = self._dialogue or self._open()
             if dialogue is None:

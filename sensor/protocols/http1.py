@@ -52,7 +52,7 @@ class Request:
 
 def read_request(data: bytes, last: bool, from_peer: bool) -> Request | State:
     """The request that `data` begins with, or READING until its head is whole, or MISS."""
-    line = _LINE.match(data)
+    line = _LINE.match(data) if b"\n" in data else None
     if line is None:
         if not last:
             return State.READING if _PREFIX.fullmatch(data) else State.MISS

@@ -10,17 +10,24 @@ _DECODER = json.JSONDecoder(parse_int=float)
 """float, because int() of thousands of digits raises."""
 _BETWEEN = " \t\r\n\x00\x1e\ufeff"
 """Also what ends or starts a message elsewhere: NUL, RS (RFC 7464), a byte order mark."""
+_CUT = "\ufffd"
+"""What decoding makes of the beginning of a character, such as a byte order mark."""
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[][{},:"]', re.DOTALL)
+_MAY_END = re.compile(r"[]}\n]")
+_PARTIAL = 4
+"""Characters at the end that the next bytes may change: the beginning of one in UTF-8."""
 MAX_MESSAGES = 8
 
 
 class Messages:
     """The JSON objects of one direction, as they become whole."""
 
-    __slots__ = ("_at", "_left", "over")
+    __slots__ = ("_at", "_left", "_tried", "over")
 
     def __init__(self, limit: int = MAX_MESSAGES) -> None:
         self._at = 0
+        self._tried = 0
+        """Characters that end within a message; only what may end it makes it worth another try."""
         self._left = limit
         self.over = False
         """Nothing more is read: no JSON, or as many as the limit."""
@@ -40,9 +47,10 @@ class Messages:
             if at == len(whole):
                 break
             if whole[at] not in "{[":
-                self.over = True
+                self.over = last or whole[at:] != _CUT
                 break
-            if not self._one(whole, last, found):
+            if not (last or _MAY_END.search(whole, max(at, self._tried))) or not self._one(whole, last, found):
+                self._tried = len(whole) - _PARTIAL
                 break
         return found
 

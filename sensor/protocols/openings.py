@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TypeAlias
 
 from sensor.protocols.dns import DnsOverTcp
 from sensor.protocols.http1 import Http, HttpAnswer
@@ -14,7 +15,7 @@ from sensor.protocols.ssh import Ssh
 from sensor.protocols.stratum import Stratum
 from sensor.protocols.stream import Dialogue, State
 
-Opening = type[Dialogue] | State
+Opening: TypeAlias = type[Dialogue] | State
 """A protocol to read the flow as; READING until more bytes decide; MISS."""
 
 _BLANKS = b" \t\r\n\x00\x1e"

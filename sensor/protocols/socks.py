@@ -54,6 +54,10 @@ class Socks5(Dialogue):
         if chosen == _REFUSED:
             self.state = State.COMPLETE
             return self._found()
+        finding = None
+        if chosen is not None and not self._greeted:
+            self._greeted = True
+            finding = self._found()
         at = _past_password(data, greeting) if _USER_PASSWORD in methods else greeting
         if at is not None:
             self._destination, self._request_end = _address(data, at)
@@ -61,11 +65,7 @@ class Socks5(Dialogue):
             return self._found()
         if self._request_end < 0:
             self.state = State.MISS
-            return None
-        if chosen is not None and not self._greeted:
-            self._greeted = True
-            return self._found()
-        return None
+        return finding
 
     def _reply(self, answer: bytes) -> None:
         """Past the server's choice, its verdict on a password and its reply; the rest is the tunnel's."""

@@ -141,15 +141,16 @@ def _text(value: Any) -> str | None:
 
 
 class Stratum(Dialogue):
-    """The first message that shows it, then who logs in with what program, from whichever side it comes."""
+    """The first message that shows it, the miner's rather than the pool's; then who logs in with what program."""
 
-    __slots__ = ("_agent", "_first", "_from_peer", "_messages", "_user")
+    __slots__ = ("_agent", "_dialect", "_first", "_from_peer", "_messages", "_user")
 
     def __init__(self, client: Stream, server: Stream) -> None:
         super().__init__(client, server)
         self._messages = {True: Messages(), False: Messages()}
         self._first: Sign | None = None
         self._from_peer = False
+        self._dialect: str | None = None
         self._user: str | None = None
         self._agent: str | None = None
 
@@ -170,31 +171,24 @@ class Stratum(Dialogue):
         """Whether the message says more than was known."""
         if sign is None:
             return False
-        new = False
-        if self._first is None:
-            self._first = sign
+        before = (self._first, self._dialect, self._user, self._agent)
+        if self._first is None or (self._first.by_pool and not sign.by_pool):
+            self._first, self._dialect = sign, sign.dialect
             self._from_peer = ours is sign.by_pool
-            new = True
-        if sign.dialect == "ethereum" and self._first.dialect == "bitcoin":
-            self._first.dialect = "ethereum"
-            new = True
-        if self._agent is None and sign.agent is not None:
-            self._agent = sign.agent
-            new = True
-        if self._user is None and sign.user is not None:
-            self._user = sign.user
-            new = True
-        return new
+        if sign.dialect == "ethereum" and self._dialect == "bitcoin":
+            self._dialect = "ethereum"
+        self._user = self._user or sign.user
+        self._agent = self._agent or sign.agent
+        return before != (self._first, self._dialect, self._user, self._agent)
 
     def _found(self) -> Finding | None:
-        first = self._first
-        if first is None:
+        if self._first is None:
             return None
         return Finding(
             protocol="stratum",
             from_peer=self._from_peer,
-            stratum_dialect=first.dialect,
-            stratum_method=first.method,
+            stratum_dialect=self._dialect,
+            stratum_method=self._first.method,
             stratum_user=self._user,
             stratum_agent=self._agent,
         )

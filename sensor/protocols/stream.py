@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from typing import TypeAlias
 
 from sensor.protocols.finding import Finding
 
 LIMIT = 4096
 """Bytes of each direction that are looked at."""
 
-Filter = Callable[[bytes], bytes]
+Filter: TypeAlias = Callable[[bytes], bytes]
 """Takes the successive bytes of a direction and gives the payload in them."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transcripts import Transcript, dns, lines, noise
+from flow_builders import Transcript, dns, lines, noise
 
 
 def nothing(*turns: tuple[str, bytes], transport: str = "tcp", port: int = 4444) -> Transcript:

@@ -151,3 +151,13 @@ def test_what_is_usable_of_a_faulty_configuration(file: Path, tmp_path: Path) ->
     config = usable_config(file, {"rules": [tmp_path], "cgroup_root": "/no/such"})
     assert config == Config(agents=str(tmp_path), rules=[str(tmp_path)])
     assert usable_config(tmp_path / "missing", {}) == Config()
+
+
+def test_the_window_of_equal_alerts(tmp_path: Path) -> None:
+    file = tmp_path / "sensor.yml"
+    for text, seconds in (("mode: monitor", 60), ("alert_window_s: 0", 0), ("alert_window_s: 86400", 86_400)):
+        file.write_text(text)
+        assert load_config(file, {}).alert_window_s == seconds
+    file.write_text("alert_window_s: -1")
+    with pytest.raises(FaultsError, match="alert_window_s: must be between 0 and 86400, not -1"):
+        load_config(file, {})

@@ -52,7 +52,12 @@ def test_rules_are_referred_to_by_name_or_id_across_files() -> None:
         ((A, correlation("x", "value_sum", ["a"], condition={**COUNT, "field": "Nope"})), "never", "no field `Nope`"),
         ((A, correlation("x", "event_count", ["a"], condition={"lt": 1})), "never", "holds for no count"),
         ((A, B, correlation("x", "temporal", ["a", "b"], condition={"gte": 3})), "never", "holds for no count"),
-        ((A, correlation("x", "event_count", ["a"], condition={"gte": 10**30})), "never", "beyond 16384"),
+        ((A, correlation("x", "event_count", ["a"], condition={"gte": 10**30})), "full", ""),
+        (
+            (A, correlation("x", "value_count", ["a"], condition={"gte": 20_000, "field": "User"})),
+            "never",
+            "more than 16384 distinct values",
+        ),
         (
             (A, FOREIGN, correlation("y", "temporal", ["a", "foreign"]), correlation("x", "temporal", ["y", "a"])),
             "never",

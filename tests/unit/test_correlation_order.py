@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from correlating import SECOND, A, B, C, base, connect, correlation, fired, rules_of
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sensor.events import NetworkConnection
-from sensor.match import correlate
+from sensor.match import correlate, correlate_sliding
 from sensor.match.ir import Rule
 from sensor.match.matcher import Matcher
 
@@ -67,12 +68,17 @@ def told(rules: list[Rule], events: Sequence[NetworkConnection]) -> tuple[Counte
 
 
 @pytest.mark.parametrize("rules", GROWING, ids=lambda rules: rules[0].info.title + rules[-1].correlation.type)
-@settings(max_examples=150, deadline=None)
-@given(two_orders())
+@settings(max_examples=200, deadline=None)
+@given(two_orders(), st.sampled_from([3, 64]))
 def test_any_order_within_the_bound_fires_as_often_and_as_soon(
-    rules: list[Rule], orders: tuple[list[NetworkConnection], list[NetworkConnection]]
+    rules: list[Rule], orders: tuple[list[NetworkConnection], list[NetworkConnection]], room: int
 ) -> None:
-    in_order, shuffled_order = orders
+    """With windows thinned at every turn (`room` 3), and hardly ever."""
+    with patch.object(correlate_sliding, "_ROOM", room):
+        check_order(rules, *orders)
+
+
+def check_order(rules: list[Rule], in_order: list[NetworkConnection], shuffled_order: list[NetworkConnection]) -> None:
     expected, _ = told(rules, in_order)
     found, events = told(rules, shuffled_order)
     assert found == expected
@@ -139,6 +145,29 @@ def test_a_flood_keeps_little_and_loses_nothing() -> None:
     assert count == 1
     assert matcher._correlator._kept.entries < 3 * correlate.GROUP_ENTRIES
     assert matcher.losses() == {"late": 0, "evicted": 0}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "ports"),
+    [
+        ("temporal_ordered", ["a", "b", "c"], [1, *[2] * 9000, 3]),
+        ("temporal", ["a", "b", "c"], [1, *[2] * 9000, 3]),
+    ],
+)
+def test_a_flood_does_not_wash_away_what_came_before_it(kind: str, names: list[str], ports: list[int]) -> None:
+    """All within a second, where everything may still come late."""
+    matcher = Matcher(rules_of(A, B, C, correlation("x", kind, names, "1m")))
+    found = [v for n, port in enumerate(ports) for v in matcher.match(connect(10 + n / 20_000, port))]
+    assert [v.event.destination_port for v in found] == [3]
+    assert matcher.losses() == {"late": 0, "evicted": 0}
+
+
+def test_sums_of_many_lose_nothing() -> None:
+    for kind, condition in (("event_count", {"gte": 50_000}), ("value_sum", {"gte": 100_000, **PORT})):
+        matcher = Matcher(rules_of(ANY, correlation("x", kind, ["any"], "1m", condition=condition)))
+        found = [n for n in range(60_000) if matcher.match(connect(10 + n / 2000, 2))]
+        assert found == [49_999] and matcher.losses() == {"late": 0, "evicted": 0}
+        assert matcher._correlator._kept.entries <= 2 * correlate.GROUP_ENTRIES
 
 
 def test_groups_are_bounded_and_what_goes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matching import event_of, rule_of
+from matching import event_of, parse, rule_of
 
 from sensor import wire
 from sensor.context.agents import Agents
@@ -120,3 +120,40 @@ def test_no_bytes_make_it_raise(tmp_path_factory: pytest.TempPathFactory, data: 
             line.feed(body[:32] + kind.to_bytes(2, "little") + body[34:])
     finally:
         context.close()
+
+
+def test_equal_alerts_are_counted_and_the_summary_comes_with_time_or_at_the_end(place: Path) -> None:
+    def line() -> Pipeline:
+        return Pipeline(matcher=MATCHER, executor=rehearsal(), alerts=Sink(str(place / "alerts")), alert_window_s=60)
+
+    def judge(judging: Pipeline) -> None:
+        for second in range(4):
+            event = event_of(image="/bin/miner")
+            event.time = (1000 + second) * 10**9
+            judging.judge(event)
+
+    counts = [None, 3]
+    for end in (lambda p: p.advance(1100 * 10**9), lambda p: p.finish(), lambda p: p.close()):
+        judging = line()
+        judge(judging)
+        assert judging.outcomes == {"none": 4} and judging.merged == 3
+        end(judging)
+        assert [alert["event"].get("count") for alert in lines(place / "alerts")] == counts
+        counts += [None, 3]
+
+
+def test_correlations_speak_with_time_and_at_the_end(place: Path) -> None:
+    rules, _ = parse(
+        "title: few\nname: few\nlogsource: {category: process_creation}\n"
+        "detection: {s: {Image: /x}, condition: s}\n---\ntitle: quiet\ncorrelation: "
+        "{type: event_count, rules: [few], timespan: 10s, condition: {lt: 3}}\n"
+    )
+    for end in (lambda p: p.advance(), lambda p: p.advance(111 * 10**9), lambda p: p.finish()):
+        judging = Pipeline(matcher=Matcher(rules), executor=rehearsal(), alerts=Sink(str(place / "alerts")))
+        for second, image in ((100, "/x"), (111, "/y")):
+            event = event_of(image=image)
+            event.time = second * 10**9
+            judging.judge(event)
+            assert not judging.outcomes
+        end(judging)
+        assert judging.outcomes == {"none": 1} and judging.losses() == {"late": 0, "evicted": 0}

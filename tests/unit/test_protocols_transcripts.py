@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
+from flow_builders import SECRET, Transcript, client_hello, masked
 from near_misses import NEAR
-from transcripts import KNOWN, SECRET, Transcript, client_hello
+from transcripts import ESTABLISHED, KNOWN
 
 from sensor.protocols import Finding, Flow
+from sensor.protocols.flow import MAX_LOOKS
 from sensor.protocols.stream import LIMIT
 
 ALL = {**KNOWN, **NEAR}
@@ -46,7 +49,9 @@ def test_says_nothing_of_what_only_looks_like_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ALL)
 def test_never_keeps_a_secret(name: str) -> None:
-    assert SECRET not in str(say(ALL[name])[0])
+    said = str(say(ALL[name])[0])
+    assert SECRET not in said
+    assert base64.b64encode(SECRET.encode()).decode() not in said
 
 
 def splits(turns: list[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
@@ -59,9 +64,9 @@ def splits(turns: list[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
 
 
 def is_refined(whole: list[Finding], parts: list[Finding]) -> bool:
-    """Whether `parts` tells all of `whole`, in that order, and ends the same."""
+    """Whether `parts` tells all of `whole`, in that order."""
     rest = iter(parts)
-    return all(finding in rest for finding in whole) and parts[-1:] == whole[-1:]
+    return all(finding in rest for finding in whole)
 
 
 @pytest.mark.parametrize("name", [name for name in ALL if ALL[name].transport == "tcp"])
@@ -69,8 +74,10 @@ def test_every_split_says_the_same(name: str) -> None:
     whole, done = say(ALL[name])
     for turns in splits(ALL[name].turns):
         parts, parts_done = say(ALL[name], turns)
-        assert is_refined(whole, parts), (turns, parts)
-        assert parts_done == done, turns
+        assert parts[-1:] == whole[-1:], turns
+        if len(turns) <= MAX_LOOKS:
+            assert is_refined(whole, parts), (turns, parts)
+            assert parts_done == done, turns
 
 
 def test_one_exchange_gives_few_findings() -> None:
@@ -108,7 +115,6 @@ def test_is_done_once_it_is_hopeless(name: str) -> None:
 
 @pytest.mark.parametrize("carrier", ["connect", "socks5", "websocket"])
 def test_tls_inside_a_tunnel(carrier: str) -> None:
-    from transcripts import ESTABLISHED, masked
 
     before = KNOWN[carrier]
     hello = client_hello("inner.example")

@@ -129,3 +129,52 @@ def test_samples_of_no_rule_are_a_fault(rules: Path) -> None:
     (rules / "samples" / "nobody.yml").write_text(SAMPLES)
     done = hostbrake("test", "--rules", rules)
     assert done.returncode == 2 and "no rule has this id" in done.stderr
+
+
+CORRELATION = """\
+title: Twice within a minute
+id: 0b5f3c1e-7b1d-4f7e-9a43-3c1a1c9a2b11
+correlation:
+  type: event_count
+  rules: [0b5f3c1e-7b1d-4f7e-9a43-3c1a1c9a2b10]
+  group-by: User
+  timespan: 1m
+  condition: {gte: 2}
+"""
+
+
+def in_a_row(*seconds: int, user: str = "a") -> str:
+    return "".join(
+        f"{'  - - ' if place == 0 else '    - '}"
+        f'{{time: "2026-03-01T10:{second // 60:02}:{second % 60:02}Z", category: process_creation, Image: /evil, '
+        f"User: {user}}}\n"
+        for place, second in enumerate(seconds)
+    )
+
+
+def test_samples_of_a_correlation_are_events_in_a_row_and_do_not_mix(rules: Path) -> None:
+    (rules / "b.yml").write_text(CORRELATION)
+    samples = rules / "samples" / "0b5f3c1e-7b1d-4f7e-9a43-3c1a1c9a2b11.yml"
+    samples.write_text("match:\n" + in_a_row(0, 59) + "no_match:\n" + in_a_row(0) + in_a_row(0, 60) + in_a_row(30))
+    done = hostbrake("test", "--rules", rules)
+    assert (done.returncode, done.stderr) == (0, ""), "the rule that only feeds it has samples of its own"
+    assert "2 rules, 6 samples" in done.stdout
+    samples.write_text("match:\n" + in_a_row(0, 60) + "no_match:\n" + in_a_row(0, 1))
+    done = hostbrake("test", "--rules", rules)
+    assert done.returncode == 1
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [
+        "does not match, but must",
+        "matches, but must not",
+    ]
+    samples.write_text("match:\n  - []\nno_match:\n" + in_a_row(0))
+    assert hostbrake("test", "--rules", rules).returncode == 2
+
+
+def test_list_tells_rules_that_only_feed(rules: Path) -> None:
+    (rules / "b.yml").write_text(CORRELATION)
+    listed = orjson.loads(hostbrake("list", "--json", "--rules", rules).stdout)
+    assert [(rule["silent"], rule["category"]) for rule in listed] == [
+        (True, "process_creation"),
+        (False, "correlation"),
+    ]
+    assert "feeds" in hostbrake("list", "--rules", rules).stdout

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sensor.cli.samples import read_samples
 from sensor.config import shipped_rules_dir
-from sensor.events import CLASSES, fields_of
+from sensor.events import CLASSES, NetworkConnection, fields_of
 from sensor.match.load import load_rules
 from sensor.match.matcher import Matcher
 
@@ -15,7 +15,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "RULES.md").read_text()
 
 
 def test_the_example_is_a_rule_and_its_samples_agree(tmp_path: Path) -> None:
-    rule_text, sample_text = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)
+    rule_text, sample_text, _ = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)
     (tmp_path / "rule.yml").write_text(rule_text)
     (tmp_path / "sample.yaml.txt").write_text(sample_text)
     (rule,) = load_rules([tmp_path])
@@ -23,6 +23,25 @@ def test_the_example_is_a_rule_and_its_samples_agree(tmp_path: Path) -> None:
     assert rule.coverage.status == "full" and not faults and len(samples) == 3
     for sample in samples:
         assert bool(Matcher([rule]).match(sample.event)) == (sample.expected == "match")
+
+
+def test_the_correlation_of_the_example_fires(tmp_path: Path) -> None:
+    *_, text = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.M | re.S)
+    (tmp_path / "rule.yml").write_text(text)
+    rules = load_rules([tmp_path])
+    assert [rule.coverage.status for rule in rules] == ["full", "full"]
+    matcher = Matcher(rules)
+    to = [f"10.0.0.{number}" for number in (1, 2, 3, 4, 4, 5)]
+    found = [
+        verdict.rule.title
+        for number, address in enumerate(to)
+        for verdict in matcher.match(
+            NetworkConnection(
+                time=10**18 + number, process_guid="p", destination_ip=address, destination_scope="private"
+            )
+        )
+    ]
+    assert found == ["One process reaches for many hosts"]
 
 
 def test_the_table_of_fields_is_complete() -> None:
