@@ -25,7 +25,7 @@ MACHINE    := $(shell uname -m)
 BPF_ARCH   := $(or $(and $(filter x86_64,$(MACHINE)),x86),$(and $(filter aarch64,$(MACHINE)),arm64),$(MACHINE))
 # <asm/types.h> lies in the multiarch directory, which clang does not search for the bpf target.
 BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_$(BPF_ARCH) -Wall -Werror -Ibpf \
-              -ffile-prefix-map=$(CURDIR)=. \
+              "-ffile-prefix-map=$(CURDIR)=." \
               -idirafter /usr/include/$(MACHINE)-linux-gnu
 
 .DELETE_ON_ERROR:

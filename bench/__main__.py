@@ -22,8 +22,8 @@ from sensor.cli.staging import Sensor, StageError, start_in, throwaway_cgroup
 from sensor.config import shipped_rules_dir
 from sensor.readiness import obstacle
 
-STORMS = {"exec": 5_000, "connect": 20_000, "open": 200_000}
-AIM_RATIO = {"exec": 1.03, "connect": 1.03, "open": 1.00}
+STORMS = {"exec": 5_000, "connect": 20_000, "open": 200_000, "http": 20_000, "bulk": 8_192}
+AIM_RATIO = {"exec": 1.03, "connect": 1.03, "open": 1.00, "http": 1 / 0.93, "bulk": 1 / 0.97}
 AIM_CPU_MS = {"exec": 35.0, "connect": 2.0}
 PROCESSES = 20
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-/* What a busy node does, many times over: storms exec|connect|open COUNT. Prints the elapsed nanoseconds. */
+/* What a busy node does, many times over: storms exec|connect|open|http|bulk COUNT. Prints the elapsed nanoseconds. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <err.h>
@@ -30,6 +30,21 @@ static void storm_exec(long count)
 static int listener;
 static struct sockaddr_in address = {.sin_family = AF_INET};
 
+static void answer(int client)
+{
+	static char buffer[256 * 1024];
+	ssize_t length = read(client, buffer, sizeof(buffer));
+
+	if (length > 0 && buffer[0] == 'G') {
+		static const char reply[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
+
+		if (write(client, reply, sizeof(reply) - 1) < 0)
+			warn("write");
+	}
+	while (length > 0)
+		length = read(client, buffer, sizeof(buffer));
+}
+
 static pid_t serve(void)
 {
 	socklen_t length = sizeof(address);
@@ -42,25 +57,70 @@ static pid_t serve(void)
 	getsockname(listener, (struct sockaddr *)&address, &length);
 	server = fork();
 	if (server == 0) {
-		for (;;)
-			close(accept(listener, NULL, NULL));
+		for (;;) {
+			int client = accept(listener, NULL, NULL);
+
+			answer(client);
+			close(client);
+		}
 	}
 	return server;
 }
 
+/* RST instead of TIME_WAIT, so that the ports last */
+static int dial(void)
+{
+	struct linger linger = {.l_onoff = 1, .l_linger = 0};
+	int sock = socket(AF_INET, SOCK_STREAM, 0);
+
+	setsockopt(sock, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+	if (connect(sock, (struct sockaddr *)&address, sizeof(address)))
+		err(1, "connect");
+	return sock;
+}
+
 static void storm_connect(long count)
 {
-	/* RST instead of TIME_WAIT, so that the ports last */
-	struct linger linger = {.l_onoff = 1, .l_linger = 0};
+	while (count--)
+		close(dial());
+}
+
+/* Each exchange asks for another path, so that none repeats another. */
+static void storm_http(long count)
+{
+	char buffer[512];
 
 	while (count--) {
-		int sock = socket(AF_INET, SOCK_STREAM, 0);
+		int sock = dial();
+		int length = snprintf(buffer, sizeof(buffer),
+				      "GET /%08ld/a/short/page.html HTTP/1.1\r\nHost: localhost\r\nUser-Agent: storm\r\n\r\n",
+				      count);
 
-		setsockopt(sock, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
-		if (connect(sock, (struct sockaddr *)&address, sizeof(address)))
-			err(1, "connect");
+		if (write(sock, buffer, length) != length || read(sock, buffer, sizeof(buffer)) <= 0)
+			err(1, "exchange");
 		close(sock);
 	}
+}
+
+/* COUNT mebibytes over one connection. */
+static void storm_bulk(long count)
+{
+	static char buffer[1024 * 1024];
+	int sock = dial();
+
+	buffer[0] = 'B';
+	while (count--) {
+		size_t sent = 0;
+
+		while (sent < sizeof(buffer)) {
+			ssize_t length = write(sock, buffer + sent, sizeof(buffer) - sent);
+
+			if (length < 0)
+				err(1, "write");
+			sent += length;
+		}
+	}
+	close(sock);
 }
 
 static void storm_open(long count)
@@ -81,15 +141,19 @@ int main(int argc, char **argv)
 	long count;
 
 	if (argc != 3)
-		errx(2, "usage: storms exec|connect|open COUNT");
+		errx(2, "usage: storms exec|connect|open|http|bulk COUNT");
 	count = atol(argv[2]);
-	if (!strcmp(argv[1], "connect"))
+	if (strcmp(argv[1], "exec") && strcmp(argv[1], "open"))
 		server = serve();
 	clock_gettime(CLOCK_MONOTONIC, &begin);
 	if (!strcmp(argv[1], "exec"))
 		storm_exec(count);
 	else if (!strcmp(argv[1], "connect"))
 		storm_connect(count);
+	else if (!strcmp(argv[1], "http"))
+		storm_http(count);
+	else if (!strcmp(argv[1], "bulk"))
+		storm_bulk(count);
 	else
 		storm_open(count);
 	clock_gettime(CLOCK_MONOTONIC, &end);

@@ -16,8 +16,17 @@
 #define CHUNK_BYTES 4096
 #define DNS_PORT 53
 #define REPORT_NS 60000000000ULL
+#define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
+#define BARE_BYTES 92          /* a packet no longer than this may be an acknowledgement alone */
 
 enum direction { OUTBOUND, INBOUND };
+
+struct totals {
+	__u64 bytes[2];
+	__u32 packets[2];
+	__u32 flows;
+	__u32 reserved;
+};
 
 struct flow {
 	struct flow_ends ends;
@@ -26,10 +35,10 @@ struct flow {
 	__u32 tgid;
 	__u32 uid;
 	__u64 began;
-	__u64 reported; /* CLOCK_MONOTONIC, coarse */
-	__u64 bytes[2];
-	__u32 packets[2];
-	__u32 base[2]; /* TCP sequence number of the first byte */
+	__u64 said;           /* when the process last sent something, CLOCK_MONOTONIC, coarse */
+	__u64 reported;       /* CLOCK_MONOTONIC, coarse */
+	struct totals totals; /* since the last report */
+	__u32 base[2];        /* TCP sequence number of the first byte */
 	__u32 records[2];
 	__u32 silent; /* nothing more to hand up: one bit for each direction */
 	__u32 reserved;
@@ -49,6 +58,18 @@ struct {
 	__type(key, int);
 	__type(value, __u32);
 } made_raw SEC(".maps");
+
+struct settled {
+	__u64 reported;
+	struct totals totals;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 16384);
+	__type(key, struct repeat_key);
+	__type(value, struct settled);
+} settlements SEC(".maps");
 
 /* A UDP socket talks to many: one flow for each remote end. */
 struct datagram_key {
@@ -189,6 +210,7 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 	fill_ends(skb, &flow->ends, packet, OUTBOUND);
 	flow->began = bpf_ktime_get_boot_ns();
 	flow->reported = bpf_ktime_get_coarse_ns();
+	flow->said = flow->reported;
 	flow->cgroup_id = bpf_skb_cgroup_id(skb);
 	if (!begins)
 		flow->silent = 3;
@@ -201,28 +223,29 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 		report_unless_known(&flow->ends);
 }
 
-/* The same process that says the same first words to the same end again and again does so once a second. */
-static __always_inline bool repeats_itself(struct __sk_buff *skb, const struct flow *flow, const struct packet *packet)
+/* A process may begin this many flows a second to one end with the same word and have each looked at: a busy client
+ * is told by some of its flows. The others are counted. */
+#define ALIKE_PER_SECOND 32
+
+static __always_inline bool one_of_many(struct __sk_buff *skb, const struct flow *flow, const struct packet *packet)
 {
 	struct repeat_key key = {.kind = EVENT_PAYLOAD, .port = flow->ends.remote_port, .tgid = flow->tgid};
 	struct repeat *seen, fresh = {.reported = bpf_ktime_get_boot_ns()};
-	__u64 words[8] = {}, hash = 0;
 
-	if (packet->length < sizeof(words) || bpf_skb_load_bytes(skb, packet->payload, words, sizeof(words)))
+	if (packet->length < 4 || bpf_skb_load_bytes(skb, packet->payload, &key.more, 4))
 		return false;
-	for (int i = 0; i < 8; i++)
-		hash = (hash ^ words[i]) * 0x9E3779B97F4A7C15ULL;
 	key.start = flow->start;
-	key.cgroup_id = flow->cgroup_id ^ hash;
-	key.more = hash >> 32;
+	key.cgroup_id = flow->cgroup_id;
 	__builtin_memcpy(key.what, flow->ends.remote, sizeof(key.what));
 	seen = bpf_map_lookup_elem(&repeats, &key);
-	if (seen && fresh.reported - seen->reported < COLLAPSE_NS) {
-		count(EVENT_PAYLOAD, COUNT_COLLAPSED);
-		return true;
+	if (!seen || fresh.reported - seen->reported >= COLLAPSE_NS) {
+		bpf_map_update_elem(&repeats, &key, &fresh, BPF_ANY);
+		return false;
 	}
-	bpf_map_update_elem(&repeats, &key, &fresh, BPF_ANY);
-	return false;
+	if (__sync_fetch_and_add(&seen->since, 1) < ALIKE_PER_SECOND)
+		return false;
+	count(EVENT_PAYLOAD, COUNT_COLLAPSED);
+	return true;
 }
 
 static __always_inline void hand_up(struct __sk_buff *skb, struct flow *flow, const struct packet *packet,
@@ -265,7 +288,7 @@ static __always_inline void look_stream(struct __sk_buff *skb, struct flow *flow
 		flow->silent |= 1 << way;
 		return;
 	}
-	if (way == OUTBOUND && !flow->records[way] && repeats_itself(skb, flow, &packet)) {
+	if (way == OUTBOUND && !flow->records[way] && one_of_many(skb, flow, &packet)) {
 		flow->silent = 3;
 		return;
 	}
@@ -273,7 +296,7 @@ static __always_inline void look_stream(struct __sk_buff *skb, struct flow *flow
 	hand_up(skb, flow, &packet, way, offset);
 }
 
-static __always_inline void send_totals(const struct flow *flow, __u32 closed)
+static __always_inline void send_totals(const struct flow *flow, const struct totals *sum, __u32 closed)
 {
 	struct scratch *scratch = scratch_take(EVENT_FLOW);
 
@@ -282,24 +305,100 @@ static __always_inline void send_totals(const struct flow *flow, __u32 closed)
 	fill_owner(scratch, flow, EVENT_FLOW, sizeof(struct flow_event));
 	scratch->flow.ends = flow->ends;
 	scratch->flow.began = flow->began;
-	scratch->flow.bytes_out = flow->bytes[OUTBOUND];
-	scratch->flow.bytes_in = flow->bytes[INBOUND];
-	scratch->flow.packets_out = flow->packets[OUTBOUND];
-	scratch->flow.packets_in = flow->packets[INBOUND];
+	scratch->flow.bytes_out = sum->bytes[OUTBOUND];
+	scratch->flow.bytes_in = sum->bytes[INBOUND];
+	scratch->flow.packets_out = sum->packets[OUTBOUND];
+	scratch->flow.packets_in = sum->packets[INBOUND];
+	scratch->flow.flows = sum->flows;
 	scratch->flow.closed = closed;
 	send(scratch, HOUSEKEEPING);
+}
+
+static __always_inline void move_totals(struct totals *from, struct totals *to)
+{
+	for (int way = 0; way < 2; way++) {
+		__sync_fetch_and_add(&to->bytes[way], __sync_lock_test_and_set(&from->bytes[way], 0));
+		__sync_fetch_and_add(&to->packets[way], __sync_lock_test_and_set(&from->packets[way], 0));
+	}
+}
+
+/* A process that opens flow after flow to one end gets one record a second, which sums up those since the last. */
+static __always_inline void settle(struct flow *flow, __u32 state)
+{
+	struct repeat_key key = {.kind = EVENT_FLOW, .port = flow->ends.remote_port, .tgid = flow->tgid};
+	struct settled *settled, fresh = {.reported = bpf_ktime_get_boot_ns()};
+	struct totals sum = {};
+
+	key.start = flow->start;
+	key.cgroup_id = flow->cgroup_id;
+	key.more = flow->ends.protocol << 2 | state;
+	__builtin_memcpy(key.what, flow->ends.remote, sizeof(key.what));
+	settled = bpf_map_lookup_elem(&settlements, &key);
+	if (settled) {
+		move_totals(&flow->totals, &settled->totals);
+		__sync_fetch_and_add(&settled->totals.flows, 1);
+		if (fresh.reported - settled->reported < COLLAPSE_NS) {
+			count(EVENT_FLOW, COUNT_COLLAPSED);
+			return;
+		}
+		settled->reported = fresh.reported;
+		move_totals(&settled->totals, &sum);
+		sum.flows = __sync_lock_test_and_set(&settled->totals.flows, 0);
+	} else {
+		bpf_map_update_elem(&settlements, &key, &fresh, BPF_ANY);
+		move_totals(&flow->totals, &sum);
+		sum.flows = 1;
+	}
+	send_totals(flow, &sum, state);
 }
 
 static __always_inline void add(struct flow *flow, struct __sk_buff *skb, enum direction way)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
+	struct totals sum = {};
 
-	__sync_fetch_and_add(&flow->bytes[way], skb->len);
-	__sync_fetch_and_add(&flow->packets[way], skb->gso_segs ? skb->gso_segs : 1);
-	if (now - flow->reported >= REPORT_NS) {
-		flow->reported = now;
-		send_totals(flow, 0);
+	__sync_fetch_and_add(&flow->totals.bytes[way], skb->len);
+	__sync_fetch_and_add(&flow->totals.packets[way], skb->gso_segs ? skb->gso_segs : 1);
+	if (now - flow->reported < REPORT_NS)
+		return;
+	flow->reported = now;
+	move_totals(&flow->totals, &sum);
+	send_totals(flow, &sum, OPEN);
+}
+
+/* Remember who spoke to whom without having been asked: see fill_prompt. */
+static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enum direction way)
+{
+	struct heard_key key = {.start = flow->start, .who = flow->tgid};
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct packet packet = {};
+	struct heard heard = {};
+
+	if (way == INBOUND && now - flow->said < ANSWER_NS)
+		return;
+	if (skb->len <= BARE_BYTES && (!parse(skb, way, &packet) || !packet.length))
+		return;
+	if (way == OUTBOUND) {
+		flow->said = now;
+		return;
 	}
+	heard.time = bpf_ktime_get_boot_ns();
+	heard.port = flow->ends.remote_port;
+	heard.family = flow->ends.family;
+	__builtin_memcpy(heard.remote, flow->ends.remote, sizeof(heard.remote));
+	bpf_map_update_elem(&unasked, &key, &heard, BPF_ANY);
+	key.start = 0;
+	key.who = flow->cgroup_id;
+	bpf_map_update_elem(&unasked, &key, &heard, BPF_ANY);
+}
+
+static __always_inline bool is_loopback(const struct flow_ends *ends)
+{
+	const __u32 *remote = (const __u32 *)ends->remote;
+
+	if (ends->family == AF_INET)
+		return ends->remote[0] == 127;
+	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);
 }
 
 static __always_inline void look_datagram(struct __sk_buff *skb, enum direction way)
@@ -358,6 +457,8 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		begin(skb, flow, &packet);
 	}
 	add(flow, skb, way);
+	if (!is_loopback(&flow->ends))
+		listen(skb, flow, way);
 	if (!(flow->silent & 1 << way))
 		look_stream(skb, flow, way);
 	return ALLOW;
@@ -392,7 +493,7 @@ int BPF_PROG(on_state, struct sock *sock, int before, int after)
 		return 0;
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
 	if (flow)
-		send_totals(flow, before == TCP_SYN_SENT ? CLOSED_REFUSED : CLOSED);
+		settle(flow, before == TCP_SYN_SENT ? CLOSED_REFUSED : CLOSED);
 	return 0;
 }
 

@@ -79,7 +79,11 @@ struct connect_event {
 	__u16 destination_port;
 	__u16 source_port; /* 0: not bound yet */
 	__u16 family;
-	__u16 reserved[3];
+	__u16 prompt_family; /* 0: nothing prompted it */
+	__u16 prompt_port;
+	__u16 prompt_shared; /* another process of the cgroup was told, not this one */
+	__u8 prompt[16];     /* whose unasked words came just before, on a connection that is held */
+	__u64 prompted;      /* when, CLOCK_BOOTTIME, ns */
 };
 
 struct device_event {
@@ -125,7 +129,7 @@ struct payload_event {
 	__u16 inbound; /* 0: sent, 1: received */
 };
 
-/* What a flow has carried so far, headers from IP on included. */
+/* What a flow has carried since the last report of it, headers from IP on included. */
 struct flow_event {
 	struct header header;
 	struct flow_ends ends;
@@ -135,7 +139,7 @@ struct flow_event {
 	__u32 packets_out;
 	__u32 packets_in;
 	__u32 closed; /* enum flow_state */
-	__u32 reserved;
+	__u32 flows;  /* that ended, of one process to one end; the totals are of all of them */
 };
 
 #endif

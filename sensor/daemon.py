@@ -154,6 +154,7 @@ class Daemon:
             agents=len(self._context.agents),
             cgroup_root=str(self._root),
         )
+        self._context.conversations.dns.start()
         self._supervisor.ready()
 
     def _drain(self) -> float:

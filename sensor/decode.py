@@ -66,6 +66,18 @@ class Connect(Origin):
     source_port: int | None
     repeats: int
     denied: bool
+    prompt: Prompt | None = None
+
+
+class Prompt(msgspec.Struct, gc=False, frozen=True):
+    """Words that came unasked, on a connection that a process holds, shortly before it connected elsewhere."""
+
+    time: int
+    """CLOCK_BOOTTIME, nanoseconds."""
+    address: str
+    port: int
+    shared: bool
+    """They came to another process of the cgroup."""
 
 
 class DeviceAccess(Origin):
@@ -101,7 +113,10 @@ class Payload(Kernel):
 
 
 class FlowTotals(Kernel):
-    """What a flow has carried so far: at its end, and every minute while packets come."""
+    """What a flow has carried since its last report: at its end, and every minute while packets come.
+
+    Of flows that one process opens to one end one after the other, a report a second says it of all together.
+    """
 
     ends: Ends
     began: int
@@ -111,6 +126,8 @@ class FlowTotals(Kernel):
     bytes_in: int
     packets_out: int
     packets_in: int
+    flows: int
+    """How many ended."""
     closed: bool
     refused: bool
     """It ended before it was established."""
@@ -251,6 +268,7 @@ def _connect(data: bytes) -> Connect:
     fields = wire.CONNECT_EVENT.unpack_from(data)
     time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
     repeats, image_length, _, destination, source, protocol, port, source_port, family = fields[24:33]
+    prompt_family, prompt_port, prompt_shared, prompt, prompted = fields[33:]
     image = _tail(data, wire.CONNECT_EVENT.size, image_length)
     return Connect(
         time,
@@ -268,6 +286,7 @@ def _connect(data: bytes) -> Connect:
         source_port or None,
         repeats,
         bool(flags & wire.DENIED),
+        Prompt(prompted, _address(prompt_family, prompt), prompt_port, prompt_shared != 0) if prompt_family else None,
     )
 
 
@@ -322,11 +341,25 @@ def _payload(data: bytes) -> Payload:
 def _flow(data: bytes) -> FlowTotals:
     fields = wire.FLOW_EVENT.unpack_from(data)
     time, start, cgroup_id, tgid, uid = fields[:5]
-    *totals, state, _ = fields[15:]
+    began, bytes_out, bytes_in, packets_out, packets_in, state, flows = fields[15:]
     if state > wire.CLOSED_REFUSED:
         raise DecodeError("bad_field", f"flow state {state}")
-    refused = state == wire.CLOSED_REFUSED
-    return FlowTotals(time, tgid, start, cgroup_id, uid, _ends(fields), *totals, state != wire.OPEN, refused)
+    return FlowTotals(
+        time,
+        tgid,
+        start,
+        cgroup_id,
+        uid,
+        _ends(fields),
+        began,
+        bytes_out,
+        bytes_in,
+        packets_out,
+        packets_in,
+        flows,
+        state != wire.OPEN,
+        state == wire.CLOSED_REFUSED,
+    )
 
 
 _DECODERS: dict[int, Callable[[bytes], KernelEvent]] = {

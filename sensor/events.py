@@ -100,6 +100,17 @@ class NetworkConnection(FlowEvent):
 
     CATEGORY: ClassVar[str] = "network_connection"
 
+    prompted_by_ip: str | None = None
+    """Who, on a connection that the process or another of its cgroup holds, had spoken unasked within the second
+    before: as the far end of a tunnel does to have the near end connect."""
+    prompted_by_port: int | None = None
+    prompted_by_scope: str | None = None
+    """As DestinationScope."""
+    prompted_ms: float | None = None
+    """How long before, in milliseconds."""
+    prompted_cgroup: bool | None = None
+    """It was said to another process of the cgroup."""
+
 
 class NetworkPayload(FlowEvent):
     """The first words of a flow, recognised from their bytes alone, whatever the port and the program's name.
@@ -143,7 +154,7 @@ class NetworkPayload(FlowEvent):
 
 
 class NetworkFlow(FlowEvent):
-    """What went over a flow: at its end, and every minute while it is open.
+    """What went over flows of the process to one destination: at their end, and every minute while one is open.
 
     Bytes, headers from IP on included, and packets are those since the flow's last report, so that they add up.
     """
@@ -156,6 +167,8 @@ class NetworkFlow(FlowEvent):
     packets_in: int | None = None
     duration: float | None = None
     """Seconds since the flow began."""
+    flows: int | None = None
+    """How many flows of the process to this destination ended since the last report; 0 while one is open."""
     refused: bool | None = None
     """It ended before it was established: nobody listens, or nobody answered."""
 
@@ -262,7 +275,7 @@ def parse_rfc3339(text: object) -> int:
         raise RecordError(f"time: not RFC 3339: {text!r}")
     day, clock, fraction, zone = match.groups()
     try:
-        whole = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
-    except ValueError as error:
+        whole = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}").astimezone(timezone.utc)
+    except (ValueError, OverflowError) as error:
         raise RecordError(f"time: {error}") from None
     return int(whole.timestamp()) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))

@@ -34,8 +34,9 @@ HEADER = struct.Struct(f"={_HEADER}")
 EXEC_EVENT = struct.Struct(f"={_ORIGIN}HHHH")
 """header, ancestor starts, ancestor tgids, repeats, image length, reserved,
 parent image length, cwd length, args length, stdio family"""
-CONNECT_EVENT = struct.Struct(f"={_ORIGIN}16s16sIHHHHHH")
-"""…, destination, source, protocol, destination port, source port, family, reserved"""
+CONNECT_EVENT = struct.Struct(f"={_ORIGIN}16s16sIHHHHHH16sQ")
+"""…, destination, source, protocol, destination port, source port, family,
+prompt family, prompt port, prompt shared, prompt, prompted"""
 DEVICE_EVENT = struct.Struct(f"={_ORIGIN}IIII")
 """…, major, minor, access, reserved"""
 CGROUP_EVENT = struct.Struct(f"={_HEADER}QQII")
@@ -43,6 +44,6 @@ CGROUP_EVENT = struct.Struct(f"={_HEADER}QQII")
 PAYLOAD_EVENT = struct.Struct(f"={_HEADER}{_ENDS}IHH")
 """header, cookie, remote, local, remote port, local port, family, protocol, offset, length, inbound"""
 FLOW_EVENT = struct.Struct(f"={_HEADER}{_ENDS}QQQIIII")
-"""…, began, bytes out, bytes in, packets out, packets in, state, reserved"""
+"""…, began, bytes out, bytes in, packets out, packets in, state, flows"""
 
 OPEN, CLOSED, CLOSED_REFUSED = range(3)

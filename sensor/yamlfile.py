@@ -64,6 +64,8 @@ def parse(text: str, path: str) -> tuple[list[Document], list[Fault]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = error.problem or error.context or "malformed"
+        if mark and text[mark.index : mark.index + 1] == "\t":
+            what = "a tab cannot indent; use blanks"
         faults.append(Fault(path, mark.line + 1 if mark else 0, f"not YAML: {what}"))
     except yaml.YAMLError as error:
         faults.append(Fault(path, 0, f"not YAML: {error}".replace("\n", " ")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from sensor.config import usable_config
 from sensor.context.agents import Agents
 from sensor.faults import Fault, FaultsError
 from sensor.match import ir
-from sensor.match.ir import Rule
+from sensor.match.ir import Rule, RuleSet
 from sensor.readiness import Item, node_items
+from sensor.respond.plan import AVAILABLE
 from sensor.startup import Loaded, load_everything
 
 
@@ -64,6 +66,8 @@ def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
         ("agents", f"agent {agent.agent}: no workload is recognised by {match.form} ({match.pattern}) in this version")
         for agent, match in unsupported
     ]
+    warnings += [("agents", says) for agent in loaded.agents for says in _not_enforced(agent)]
+    warnings += [("rules", says) for says in _idle(loaded.rules)]
     if loaded.config.mode == "enforce" and not _may_use_gpus(loaded.agents, [match for _, match in unsupported]):
         warnings += [
             ("gpu", f"no agent that can be recognised has gpu: {{allow: true}}, so {_every_gpu_open(rule)}")
@@ -71,6 +75,23 @@ def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
             if rule.info.action != "alert" and _reads(rule.condition, "agent_gpu")
         ]
     return warnings
+
+
+def _not_enforced(agent: AgentFile) -> Iterator[str]:
+    stated = [name for name in ("egress", "exec", "approve", "response") if getattr(agent, name)]
+    if stated:
+        yield f"agent {agent.agent}: {', '.join(stated)} can be stated, but nothing enforces it in this version"
+
+
+def _idle(rules: RuleSet) -> Iterator[str]:
+    """Rules that do less than they say, or none at all."""
+    if not rules:
+        yield "there are none, so nothing is ever found; `rules` in the configuration replaces the shipped ones"
+    for rule in rules:
+        if rule.info.action not in AVAILABLE:
+            yield f"`{rule.info.title}` ({rule.info.path}) only alerts: {rule.info.action} is not available yet"
+    if rules.limited():
+        yield f"{rules.limited()}; why: hostbrake rules coverage"
 
 
 def _may_use_gpus(agents: list[AgentFile], unsupported: list[Match]) -> bool:

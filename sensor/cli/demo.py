@@ -10,14 +10,23 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from sensor.cli.staging import PATIENCE_S, Sensor, Sshd, StageError, start_in, throwaway_cgroup
+from sensor.cli.staging import (
+    PATIENCE_S,
+    Sensor,
+    Sshd,
+    StageError,
+    orderly_interrupts,
+    pause,
+    start_in,
+    throwaway_cgroup,
+)
 from sensor.config import shipped_rules_dir
 from sensor.node import NodeError
 from sensor.readiness import obstacle
@@ -43,23 +52,32 @@ class Act(msgspec.Struct, frozen=True):
 
 @click.command("demo")
 def demo() -> None:
-    """Stage the incident in throwaway cgroups, on loopback only, against a live sensor in enforce mode.
+    """Stage the incident against a live sensor that enforces, and show how fast it is stopped.
 
-    A reverse SSH tunnel, a miner (it only sleeps) and a GPU device open; exits 1 if any was missed. Needs root.
+    A reverse SSH tunnel, a miner (it only sleeps) and a GPU device open, in throwaway cgroups and on loopback only.
+    Cleans up after itself. Exits 1 if any of the three was missed. Needs root.
     """
     console = Console(highlight=False)
     try:
         missing = obstacle()
         if missing:
             raise StageError(missing)
-        missed = _play(console)
+        with orderly_interrupts():
+            missed = _play(console, shipped_rules_dir(), PATIENCE_S)
     except (StageError, NodeError) as error:
-        click.echo(f"hostbrake: {error}", err=True)
-        sys.exit(1)
+        _give_up(str(error))
+    except OSError as error:
+        _give_up(f"{error.filename or 'the stage cannot be set'}: {error.strerror}")
     sys.exit(1 if missed else 0)
 
 
-def _play(console: Console) -> int:
+def _give_up(why: str) -> NoReturn:
+    click.echo(f"hostbrake: {why}", err=True)
+    sys.exit(1)
+
+
+def _play(console: Console, rules: str, patience_s: float) -> int:
+    """How many of the acts were missed by a sensor with these rules, each within `patience_s`."""
     name = f"hostbrake-demo-{os.getpid()}"
     with contextlib.ExitStack() as stage:
         directory = Path(stage.enter_context(tempfile.TemporaryDirectory(prefix=name)))
@@ -69,9 +87,8 @@ def _play(console: Console) -> int:
         agents = directory / "agents.d"
         agents.mkdir()
         (agents / "rome.yml").write_text(AGENT.format(cgroup=name))
-        options = ("--mode", "enforce", "--rules", shipped_rules_dir(), "--agents", str(agents))
         began = time.monotonic()
-        sensor = Sensor(directory, cgroup, *options)
+        sensor = Sensor(directory, cgroup, "--mode", "enforce", "--rules", rules)
         stage.callback(sensor.stop)
         status = sensor.wait_ready()
         ready_ms = (time.monotonic() - began) * 1000
@@ -81,7 +98,8 @@ def _play(console: Console) -> int:
         )
         node = Path("/dev") / f"{name}-notes.txt"
         stage.callback(node.unlink, missing_ok=True)
-        missed = [act.title for act in _acts(directory, sshd, node) if not _perform(console, sensor, cgroup, act)]
+        acts = _acts(directory, sshd, node)
+        missed = [act.title for act in acts if not _perform(console, sensor, cgroup, act, patience_s)]
     console.print("Cleaned up: cgroups, processes and files of the demo are gone.")
     if missed:
         console.print(Text(f"MISSED: {', '.join(missed)}", "bold red"))
@@ -108,7 +126,7 @@ def _acts(directory: Path, sshd: Sshd, node: Path) -> list[Act]:
     ]
 
 
-def _perform(console: Console, sensor: Sensor, parent: Path, act: Act) -> bool:
+def _perform(console: Console, sensor: Sensor, parent: Path, act: Act, patience_s: float) -> bool:
     """Stage one act among three innocent workers; True if the sensor killed them all in time."""
     cgroup = parent / act.title.replace(" ", "-").lower()
     cgroup.mkdir()
@@ -118,9 +136,9 @@ def _perform(console: Console, sensor: Sensor, parent: Path, act: Act) -> bool:
     workers = [start_in(cgroup, ["/bin/sleep", "300"]) for _ in range(3)]
     until = time.monotonic() + PATIENCE_S
     while _count(cgroup) < len(workers) and time.monotonic() < until:
-        time.sleep(0.001)
+        pause()
     deed = start_in(cgroup, command)
-    alert = sensor.wait_alert(cgroup)
+    alert = sensor.wait_alert(cgroup, patience_s)
     stopped = alert is not None and alert["response"]["outcome"] == "done" and not _count(cgroup)
     if stopped:
         for process in (*workers, deed):

@@ -73,7 +73,8 @@ def list_rules(directories: tuple[Path, ...], as_json: bool) -> None:
 def validate(paths: tuple[Path, ...], directories: tuple[Path, ...]) -> None:
     """Name every fault of every rule in PATHs (files or directories); exit 2 if there is one."""
     found = _load((*paths, *directories))
-    click.echo(f"{_count(len(found), 'rule')} {'is' if len(found) == 1 else 'are'} valid")
+    limited = f" ({found.limited()}; why: hostbrake rules coverage)" if found.limited() else ""
+    click.echo(f"{_count(len(found), 'rule')} {'is' if len(found) == 1 else 'are'} valid{limited}")
 
 
 @rules.command("coverage")

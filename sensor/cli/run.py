@@ -12,7 +12,7 @@ import click
 from sensor.kernel.core import Loading
 from sensor.kernel.libbpf import BpfError
 
-_PATH = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is a fault like others
 
 
 def _majors(_context: click.Context, _option: click.Parameter, value: str | None) -> list[int] | None:

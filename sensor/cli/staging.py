@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,35 @@ _POLL_S = 0.002
 
 class StageError(Exception):
     """The stage cannot be set; the message is one sentence."""
+
+
+_interrupts: list[int] = []
+
+
+@contextlib.contextmanager
+def orderly_interrupts() -> Iterator[None]:
+    """Inside, SIGINT, SIGTERM and SIGHUP raise StageError where the stage waits, and only there.
+
+    So nothing is left half made, and nothing disturbs the clearing up.
+    """
+
+    def note(number: int, _frame: object) -> None:
+        _interrupts.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        _interrupts.clear()
+
+
+def pause() -> None:
+    """Wait a little for what is to come; raises StageError once interrupted, see `orderly_interrupts`."""
+    if _interrupts:
+        raise StageError("interrupted; what was staged is gone again")
+    time.sleep(_POLL_S)
 
 
 @contextlib.contextmanager
@@ -87,6 +117,7 @@ class Sensor:
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=log,
+                start_new_session=True,  # Ctrl-C is ours to pass on
             )
 
     def wait_ready(self) -> dict[str, Any]:
@@ -97,7 +128,7 @@ class Sensor:
                 status = ask(self.socket, "status")
                 if status["ready"]:
                     return status
-            time.sleep(_POLL_S)
+            pause()
         raise StageError(f"the sensor did not become ready: {self.log.read_text(errors='replace').strip()[-500:]}")
 
     def new_alerts(self) -> list[dict[str, Any]]:
@@ -118,7 +149,7 @@ class Sensor:
             for alert in self.new_alerts():
                 if alert.get("cgroup", {}).get("path") == path and alert["response"]["action"] != "alert":
                     return alert
-            time.sleep(_POLL_S)
+            pause()
         return None
 
     def stop(self) -> int:
@@ -138,7 +169,9 @@ class Sshd:
         self._sshd, keygen, self._ssh = (_find(name) for name in ("sshd", "ssh-keygen", "ssh"))
         self._directory = directory
         for key in ("host_key", "user_key"):
-            subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", directory / key], check=True)
+            make = [keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(directory / key)]
+            if subprocess.run(make, check=False, start_new_session=True).returncode:
+                raise StageError("ssh-keygen made no key")
         shutil.copy(directory / "user_key.pub", directory / "authorized_keys")
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own requirement: its privilege separation directory
         self.port = _free_port()
@@ -148,16 +181,22 @@ class Sshd:
             f"AuthorizedKeysFile {directory}/authorized_keys\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
         )
         self._process = subprocess.Popen(
-            [self._sshd, "-D", "-e", "-f", config], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [self._sshd, "-D", "-e", "-f", config],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
-        self._wait()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.stop)
+            self._wait()
+            undo.pop_all()
 
     def _wait(self) -> None:
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until and self._process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
                 return
-            time.sleep(_POLL_S)
+            pause()
         raise StageError("sshd did not start")
 
     def client(self, *options: str) -> list[str | Path]:

@@ -18,7 +18,13 @@ from sensor.control import ControlError, ask
 
 @click.command("status")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
-@click.option("--control-socket", type=click.Path(path_type=Path), default=Config().control_socket, show_default=True)
+@click.option(
+    "--control-socket",
+    type=click.Path(path_type=Path, readable=False),  # who may not ask is told so below
+    default=Config().control_socket,
+    show_default=True,
+    help="where the sensor listens",
+)
 def status(as_json: bool, control_socket: Path) -> None:
     """What the running sensor sees, drops and enforces. Exits 0 only once the sensor is ready."""
     try:

@@ -78,17 +78,18 @@ class Conversations:
     def totals(self, raw: FlowTotals, base: Base) -> list[AnyEvent]:
         """The event of a flow that ended, or that has been open for another minute."""
         self._add_process(raw.tgid, raw.start, base)
-        since = self.flows.since_last(raw)
+        self.flows.ended(raw)
         return [
             NetworkFlow(
                 **base,
                 **self._ends(raw.ends),
                 destination_hostname=self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
-                bytes_out=since.bytes_out,
-                bytes_in=since.bytes_in,
-                packets_out=since.packets_out,
-                packets_in=since.packets_in,
+                bytes_out=raw.bytes_out,
+                bytes_in=raw.bytes_in,
+                packets_out=raw.packets_out,
+                packets_in=raw.packets_in,
                 duration=round((raw.time - raw.began) / 1e9, 3),
+                flows=raw.flows,
                 refused=raw.refused,
             )
         ]

@@ -276,6 +276,12 @@ class Context:
             agent_gpu=place.agent_gpu,
             agent_egress=place.agent_egress,
         )
+        if raw.prompt is not None:
+            event.prompted_by_ip = raw.prompt.address
+            event.prompted_by_port = raw.prompt.port
+            event.prompted_by_scope = self.routes.scope(raw.prompt.address)
+            event.prompted_ms = round((raw.time - raw.prompt.time) / 1e6, 3)
+            event.prompted_cgroup = raw.prompt.shared
         self.conversations.connected(raw.tgid, raw.start, raw.cgroup_id, event)
         return event
 

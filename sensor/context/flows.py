@@ -1,4 +1,4 @@
-"""Flows by their first words: parts put in order and shown to the recogniser, totals turned into differences."""
+"""Flows by their first words: parts put in order and shown to the recogniser."""
 
 from __future__ import annotations
 
@@ -57,7 +57,6 @@ class Flows:
         self.evicted = 0
         self._limit = limit
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
-        self._totals: OrderedDict[Key, FlowTotals] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -87,45 +86,21 @@ class Flows:
             entry.dns = entry.dns[2 + length :]
         return messages
 
-    def since_last(self, raw: FlowTotals) -> FlowTotals:
-        """These totals less those reported before, so that reports add up. Forgets a flow that has closed."""
-        key = _key(raw)
-        before = self._totals.pop(key, None)
+    def ended(self, raw: FlowTotals) -> None:
+        """Forget a flow that has closed."""
         if raw.closed:
-            self._entries.pop(key, None)
-        else:
-            self._keep(self._totals, key, raw)
-        if before is None:
-            return raw
-        return FlowTotals(
-            raw.time,
-            raw.tgid,
-            raw.start,
-            raw.cgroup_id,
-            raw.uid,
-            raw.ends,
-            raw.began,
-            raw.bytes_out - before.bytes_out,
-            raw.bytes_in - before.bytes_in,
-            raw.packets_out - before.packets_out,
-            raw.packets_in - before.packets_in,
-            raw.closed,
-            raw.refused,
-        )
+            self._entries.pop(_key(raw), None)
 
     def _entry(self, raw: Payload) -> _Entry:
         key = _key(raw)
         entry = self._entries.get(key)
         if entry is None:
             entry = _Entry(raw)
-            self._keep(self._entries, key, entry)
+            self._entries[key] = entry
+            if len(self._entries) > self._limit:
+                self._entries.popitem(last=False)
+                self.evicted += 1
         return entry
-
-    def _keep(self, table: OrderedDict[Key, _Entry] | OrderedDict[Key, FlowTotals], key: Key, value: object) -> None:
-        table[key] = value  # type: ignore[assignment]
-        if len(table) > self._limit:
-            table.popitem(last=False)
-            self.evicted += 1
 
 
 def _key(raw: Payload | FlowTotals) -> Key:

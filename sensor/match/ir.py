@@ -147,3 +147,12 @@ class RuleSet(msgspec.Struct, frozen=True, kw_only=True):
         """How many rules are decided fully, with gaps and never."""
         count = Counter(rule.coverage.status for rule in self.rules)
         return {status: count[status] for status in get_args(Status)}
+
+    def limited(self) -> str:
+        """How many are not decided fully, in words; "" where there are none."""
+        summary = self.summary()
+        said = {
+            f"{summary['degraded']} degraded": summary["degraded"],
+            f"{summary['never']} never fire": summary["never"],
+        }
+        return ", ".join(text for text, number in said.items() if number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, cast, get_args
@@ -33,6 +34,8 @@ class _EitherEngine(RegexEngine):
     def error(self) -> type[re.error]:
         return re.error
 
+
+_SELF_NAMED = re.compile(r"^Modifier \w+ incompatible to value type of")
 
 POLICY = SigmaPolicy(regex_engine=_EitherEngine())
 
@@ -75,7 +78,12 @@ def _check_shape(entry: Entry) -> Iterator[Fault]:
         else:
             yield from _check_keys(entry, data.get(section), (section,))
     detection = data.get("detection")
-    if isinstance(detection, dict) and "condition" in detection:
+    if not isinstance(detection, dict):
+        return
+    for name, definition in detection.items():
+        if definition is None and name != "condition":
+            yield entry.fault(f"`{name}` is empty", "detection", name)
+    if "condition" in detection:
         conditions = detection["condition"]
         for position, condition in enumerate(conditions if isinstance(conditions, list) else [conditions]):
             if not isinstance(condition, str):
@@ -110,6 +118,10 @@ def _check_tags(entry: Entry) -> Iterator[Fault]:
 
 
 def _check_response(entry: Entry) -> Iterator[Fault]:
+    # Sigma lets a rule have keys of its author's own; one that is nearly ours is a slip that would disarm the rule.
+    for key in difflib.get_close_matches("response", [k for k in entry.data if isinstance(k, str)], cutoff=0.8):
+        if key != "response":
+            yield entry.fault(f"unknown key {key!r}; did you mean response?", key)
     if "response" not in entry.data:
         return
     response = entry.data["response"]
@@ -203,5 +215,5 @@ def _error_of(attempt: Any) -> str | None:
     try:
         attempt()
     except (SigmaError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        return " ".join(str(error).split())
+        return _SELF_NAMED.sub("this modifier does not go with", " ".join(str(error).split()))
     return None

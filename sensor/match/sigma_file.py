@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
@@ -10,7 +11,7 @@ import msgspec
 from sigma.correlations import SigmaCorrelationRule
 from sigma.exceptions import SigmaError
 from sigma.filters import SigmaFilter
-from sigma.rule import SigmaLevel, SigmaRule, SigmaRuleBase
+from sigma.rule import SigmaDetections, SigmaLevel, SigmaRule, SigmaRuleBase
 
 from sensor import yamlfile
 from sensor.events import CLASSES
@@ -97,7 +98,10 @@ def _parse_entry(entry: Entry, faults: list[Fault]) -> _Sigma | None:
             faults.append(entry.fault(f"cannot be understood: {_one_line(error)}"))
         errors = common_errors(entry)
     faults += faults_of(entry, errors)
-    return sigma if len(faults) == faults_before else None
+    if len(faults) == faults_before:
+        return sigma
+    faults += _condition_faults(entry)
+    return None
 
 
 def _kind(data: dict[Any, Any]) -> type[_Sigma]:
@@ -147,7 +151,7 @@ def _condition(entry: Entry, rule: SigmaRule, filters: list[SigmaFilter], lists:
         try:
             nodes.append(translator.condition(rule.detection.parsed_condition[position], rule.detection))
         except _PARSE_ERRORS as error:
-            faults.append(Fault(entry.path, entry.line(*at), f"condition: {_one_line(error)}"))
+            faults.append(Fault(entry.path, entry.line(*at), f"condition: {_of_condition(error)}"))
     if not filters or len(nodes) != own:
         return ir.AnyOf(tuple(nodes))
     try:
@@ -157,6 +161,31 @@ def _condition(entry: Entry, rule: SigmaRule, filters: list[SigmaFilter], lists:
     except _PARSE_ERRORS as error:
         faults.append(Fault(entry.path, entry.line(), f"with its Sigma filters: {_one_line(error)}"))
         return ir.Constant(False)
+
+
+def _condition_faults(entry: Entry) -> Iterator[Fault]:
+    """What is wrong with the condition of a rule that has other faults: taken alone, each detection for a sound one."""
+    detection = entry.data.get("detection")
+    if not isinstance(detection, dict):
+        return
+    sound = {name: {"Image": "x"} for name in detection if isinstance(name, str) and name != "condition"}
+    given = detection.get("condition")
+    for position, condition in enumerate(given if isinstance(given, list) else [given]):
+        if sound and isinstance(condition, str):
+            try:
+                detections = SigmaDetections.from_dict({**sound, "condition": condition})
+                Translator("process_creation", {}).condition(detections.parsed_condition[0], detections)
+            except _PARSE_ERRORS as error:
+                yield entry.fault(f"condition: {_of_condition(error)}", "detection", "condition", position)
+
+
+def _of_condition(error: Exception) -> str:
+    """pyparsing names its whole grammar; what it found, and where, is enough."""
+    return _PLACE.sub(r" at column \1", _GRAMMAR.sub("a detection's name is expected", _one_line(error)))
+
+
+_GRAMMAR = re.compile(r"^Expected \{.*\}(?=, found)")
+_PLACE = re.compile(r" \(at char \d+\), \(line:1, col:(\d+)\)$")
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ and `re|startswith` differs from `re` only by them. Importing pySigma takes 0.1 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from itertools import chain, product
 from math import prod
@@ -118,7 +119,8 @@ class Translator:
         return ir.Missing(self._no_field(item.field), absent)
 
     def _no_field(self, field: str) -> str:
-        return f"{self._category} events have no field `{field}`"
+        near = difflib.get_close_matches(field, self._attributes, n=1, cutoff=0.8)
+        return f"{self._category} events have no field `{field}`" + "".join(f"; did you mean {name}?" for name in near)
 
     def _keyword(self, item: SigmaDetectionItem, value: SigmaType) -> ir.Node:
         """A value without a field is searched for in the text of every field."""

@@ -106,6 +106,29 @@ def test_a_match_that_is_not_evaluated_is_a_warning(files: list[str], tmp_path: 
     assert found["warnings"] == ["agent a: no workload is recognised by container_label (agent=a) in this version"]
 
 
+def test_what_is_stated_and_not_enforced_is_a_warning(files: list[str], tmp_path: Path) -> None:
+    (tmp_path / "agents.d/a.yml").write_text(
+        "agent: a\npurpose: tests\nowner: {name: Ada, notify: ['mailto://ada@example.org']}\n"
+        "match: [{cgroup: /a.slice}]\negress: {default: deny}\nresponse: {action: freeze}\n"
+    )
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    code, found = report(*files, "--rules", str(rules))
+    assert code == 0
+    assert found["warnings"] == [
+        "agent a: egress, response can be stated, but nothing enforces it in this version",
+        "there are none, so nothing is ever found; `rules` in the configuration replaces the shipped ones",
+    ]
+    (rules / "rule.yml").write_text(
+        "title: R\nlogsource: {category: process_creation}\nresponse: {action: freeze}\n"
+        "detection: {a: {Image: /a}, b: {Hashes: b}, condition: a or b}\n"
+    )
+    assert report(*files, "--rules", str(rules))[1]["warnings"][1:] == [
+        f"`R` ({rules}/rule.yml) only alerts: freeze is not available yet",
+        "1 degraded; why: hostbrake rules coverage",
+    ]
+
+
 GPU_AGENT = """
 agent: a
 purpose: tests

@@ -53,6 +53,8 @@ def connect_record(family: int, destination: bytes, source: bytes = bytes(16)) -
             0,
             0,
             0,
+            bytes(16),
+            0,
         )
         + image
     )

@@ -233,7 +233,7 @@ EXPECTED = [
     "types.yml:7: `1`: a key here must be text",
     "types.yml:8: `Image|re`: a regular expression must be text",
     "types.yml:9: `CommandLine|contains`: Unsupported type",
-    "types.yml:10: `User|startswith`: Modifier",
+    "types.yml:10: `User|startswith`: this modifier",
     "types.yml:11: `condition` must be text",
     "types.yml:12: response must be a map",
     "unused.yml:8: `User|nosuch`",

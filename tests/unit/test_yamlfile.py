@@ -75,7 +75,8 @@ def test_too_deep_by_aliases_is_a_fault() -> None:
         ("a: 1\nb: !!timestamp noon\n", "f:2: 'noon' is no timestamp"),
         ("a: 1\nb: !!int ''\n", "f:2: '' is no int"),
         ("a: 1\n? [x, y]\n: 2\n", "f:2: a key must be a plain value"),
-        ("a: 1\nb:\n\tc: 2\n", "f:3: not YAML: found character that cannot start any token"),
+        ("a: 1\nb:\n\tc: 2\n", "f:3: not YAML: a tab cannot indent; use blanks"),
+        ("# é 𝄞\na:\n  b: 1\n\tc: 2\n", "f:4: not YAML: a tab cannot indent; use blanks"),
     ],
 )
 def test_faults_have_their_line(text: str, fault: str) -> None:
