@@ -35,31 +35,41 @@ _COARSE = {
 def anchors(node: ir.Node) -> Anchors | None:
     """See above. The choice among several possible sets affects the cost of matching, never a verdict."""
     if isinstance(node, ir.Text):
-        return _of_text(node)
+        anchor = _of_text(node)
+        return None if anchor is None else frozenset({anchor})
     if isinstance(node, ir.All):
         possible = [found for child in node.nodes if (found := anchors(child)) is not None]
         return max(possible, key=_selectivity, default=None)
     if isinstance(node, ir.AnyOf):
-        union: set[Anchor] = set()
-        for child in node.nodes:
-            found = anchors(child)
-            if found is None:
-                return None
-            union |= found
-        return frozenset(union)
+        return _of_any(node)
     if isinstance(node, (ir.Constant, ir.Missing)) and not node.value:
         return frozenset()
     return None
 
 
-def _of_text(node: ir.Text) -> Anchors | None:
-    if not node.parts:
-        return frozenset({Anchor(node.attribute, "", True)})
-    literals = [fold(part) for part in node.parts if isinstance(part, str)]
+def _of_any(node: ir.AnyOf) -> Anchors | None:
+    union: set[Anchor] = set()
+    for child in node.nodes:
+        if isinstance(child, ir.Text):  # lists of values make thousands of these
+            anchor = _of_text(child)
+            if anchor is None:
+                return None
+            union.add(anchor)
+            continue
+        found = anchors(child)
+        if found is None:
+            return None
+        union |= found
+    return frozenset(union)
+
+
+def _of_text(node: ir.Text) -> Anchor | None:
+    parts = node.parts
+    literals = [part for part in parts if isinstance(part, str)]
     if not literals:
-        return None
-    whole = len(node.parts) == 1
-    return frozenset({Anchor(node.attribute, max(literals, key=len), whole)})
+        return None if parts else Anchor(node.attribute, "", True)
+    literal = literals[0] if len(literals) == 1 else max(literals, key=len)
+    return Anchor(node.attribute, fold(literal), len(parts) == 1)
 
 
 def _selectivity(found: Anchors) -> tuple[int, int]:

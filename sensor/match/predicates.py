@@ -117,7 +117,7 @@ def _pattern_set(patterns: list[tuple[str | int, ...]], cased: bool) -> Callable
     within: list[str] = []
     globs: list[tuple[str, Callable[[str], bool]]] = []
     for pattern in patterns:
-        parts = pattern if cased else tuple(fold(p) if isinstance(p, str) else p for p in pattern)
+        parts = pattern if cased else tuple([fold(p) if isinstance(p, str) else p for p in pattern])
         match parts:
             case (str(literal),):
                 exact.add(literal)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from functools import lru_cache
 from pathlib import Path
@@ -70,6 +71,28 @@ def test_samples_agree_with_their_rule(rule: Rule) -> None:
     assert not wrong
 
 
+LISTS = sorted(Path(shipped_rules_dir(), "data").iterdir())
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def test_a_list_is_of_host_names_and_says_where_they_are_from(path: Path) -> None:
+    (document,), faults = yamlfile.read(path)
+    assert not faults and len(document.data["description"]) > 80
+    for group in document.data["groups"]:
+        assert all(source.startswith("https://") for source in group["sources"])
+        assert group["values"] == sorted(group["values"])
+        for value in group["values"]:
+            assert HOST_NAME.fullmatch(value.replace("*", "a")), value
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda path: path.stem)
+def test_a_list_is_used(path: Path) -> None:
+    assert any(f"%{path.stem}%" in Path(rule.info.path).read_text() for rule in RULES)
+
+
+HOST_NAME = re.compile(r"(?!.{254})[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*")
+
+
 def matches(rule: Rule, sample: Sample) -> bool:
     return any(verdict.rule.id == rule.info.id for verdict in matcher().match(sample.event))
 
@@ -96,6 +119,57 @@ def connection(scope: str, address: str, port: int, image: str) -> AnyEvent:
         }
     )
 
+
+def payload(protocol: str, address: str, port: int, image: str, **fields: Any) -> AnyEvent:
+    scope = "loopback" if address.startswith("127.") else "private" if address.startswith("10.") else "external"
+    return from_record(
+        {
+            "category": "network_payload",
+            **{"Image": image, "Protocol": "tcp", "Initiated": True, "FromPeer": False, "CgroupPath": "/rome.slice"},
+            **{"DestinationScope": scope, "DestinationIp": address, "DestinationPort": port},
+            **{"ApplicationProtocol": protocol, **fields},
+        }
+    )
+
+
+def tls(name: str, image: str, address: str = "192.0.2.1", port: int = 443, **fields: Any) -> AnyEvent:
+    alpn = ["h2", "http/1.1"]
+    return payload("tls", address, port, image, TlsServerName=name, TlsEch=False, **{"TlsAlpn": alpn, **fields})
+
+
+def http(host: str, image: str, address: str = "10.0.0.5", port: int = 80, **fields: Any) -> AnyEvent:
+    return payload("http", address, port, image, HttpHost=host, **{"HttpMethod": "GET", "HttpPath": "/", **fields})
+
+
+def ssh(image: str, address: str = "192.0.2.1", banner: str = "SSH-2.0-OpenSSH_9.2p1 Debian-2") -> AnyEvent:
+    return payload("ssh", address, 22, image, SshBanner=banner, SshPeerBanner="SSH-2.0-babeld-8c2a1a4d")
+
+
+def question(name: str, image: str, address: str = "192.0.2.1") -> AnyEvent:
+    names = {"QueryName": name, "QueryType": "A", "QueryResults": [address]}
+    return from_record({"category": "dns_query", "Image": image, "CgroupPath": "/rome.slice", **names})
+
+
+PYTHON = "/usr/bin/python3.11"
+DATA_PLANE = [
+    *("s3.us-east-1.amazonaws.com", "bucket.s3.us-east-1.amazonaws.com", "s3express-use1-az4.us-east-1.amazonaws.com"),
+    *("sts.us-east-1.amazonaws.com", "123456789012.dkr.ecr.us-east-1.amazonaws.com", "api.ecr.us-east-1.amazonaws.com"),
+    *("sqs.us-east-1.amazonaws.com", "logs.us-east-1.amazonaws.com", "secretsmanager.us-east-1.amazonaws.com"),
+    *("runtime.sagemaker.us-east-1.amazonaws.com", "bedrock-runtime.us-east-1.amazonaws.com"),
+    *("fsx.us-east-1.amazonaws.com", "dynamodb.us-east-1.amazonaws.com", "ssm.us-east-1.amazonaws.com"),
+    *("ec2-203-0-113-25.compute-1.amazonaws.com", "ip-10-0-0-5.ec2.internal", "monitoring.us-east-1.amazonaws.com"),
+    *("storage.googleapis.com", "www.googleapis.com", "oauth2.googleapis.com", "us-central1-aiplatform.googleapis.com"),
+    *("logging.googleapis.com", "pubsub.googleapis.com", "us-docker.pkg.dev", "gcr.io"),
+    *("account.blob.core.windows.net", "login.microsoftonline.com", "eastus.api.azureml.ms", "mcr.microsoft.com"),
+    *("objectstorage.eu-frankfurt-1.oraclecloud.com", "bucket.oss-cn-hangzhou.aliyuncs.com"),
+    *("s3.us-south.cloud-object-storage.appdomain.cloud", "iam.cloud.ibm.com", "object.ord1.coreweave.com"),
+    *("api.together.ai", "api.runpod.ai", "storage.eu-north1.nebius.cloud", "fsn1.your-objectstorage.com"),
+    *("nyc3.digitaloceanspaces.com", "s3.fr-par.scw.cloud", "us-east-1.linodeobjects.com"),
+    *("huggingface.co", "cdn-lfs.huggingface.co", "api.wandb.ai", "pypi.org", "files.pythonhosted.org", "github.com"),
+    *("registry-1.docker.io", "nvcr.io", "conda.anaconda.org", "deb.debian.org", "download.pytorch.org"),
+    *("api.openai.com", "api.anthropic.com"),
+]
+"""What jobs read, write and fetch from all day."""
 
 JOURNAL = {"StdioSocket": True, "StdioSocketFamily": "unix"}
 ORDINARY = [
@@ -139,6 +213,35 @@ ORDINARY = [
     connection("external", "192.0.2.1", 443, "/usr/bin/curl"),
     connection("external", "192.0.2.1", 22, "/usr/bin/ssh"),
     connection("external", "192.0.2.1", 80, "/usr/lib/apt/methods/http"),
+    *(tls(name, PYTHON) for name in DATA_PLANE),
+    *(question(name, PYTHON) for name in DATA_PLANE),
+    ssh("/usr/bin/ssh"),
+    ssh("/usr/bin/ssh", "10.0.0.7"),
+    ssh("/usr/sbin/sshd", "10.0.0.7"),
+    ssh(PYTHON, "10.0.0.7", "SSH-2.0-paramiko_3.4.0"),
+    ssh(PYTHON, "192.0.2.1", "SSH-2.0-paramiko_3.4.0"),
+    tls("github.com", "/usr/lib/git-core/git-remote-https"),
+    tls("deb.debian.org", "/usr/lib/apt/methods/https", TlsAlpn=["http/1.1"]),
+    http("deb.debian.org", "/usr/lib/apt/methods/http", "192.0.2.1", HttpPath="/debian/dists/bookworm/InRelease"),
+    http("proxy.example", PYTHON, port=3128, HttpMethod="CONNECT", SocksDestination="pypi.org:443"),
+    tls("pypi.org", PYTHON, "10.0.0.5", 3128, CarriedBy="http-connect", SocksDestination="pypi.org:443"),
+    connection("private", "10.0.0.6", 40123, PYTHON),  # NCCL: bytes of its own, so no payload event
+    http("localhost:8888", "/usr/bin/firefox", "127.0.0.1", 8888, HttpPath="/api/kernels/1/channels"),
+    payload("websocket", "127.0.0.1", 8888, PYTHON, HttpHost="localhost:8888", HttpUpgrade="websocket"),
+    payload("websocket", "10.0.0.9", 8888, "/usr/bin/node", HttpHost="hub.example", HttpUpgrade="websocket"),
+    tls("update.code.visualstudio.com", "/home/a/.vscode-server/cli/servers/Stable-1/server/node"),
+    http("127.0.0.1:43521", "/home/a/.vscode-server/code-1", "127.0.0.1", 43521, HttpUpgrade="websocket"),
+    http("prometheus.monitoring.svc", PYTHON, port=9090, HttpPath="/api/v1/query"),
+    http("10.0.0.5:8000", "/usr/bin/curl", port=8000, HttpMethod="POST", HttpPath="/v1/completions"),
+    tls("db.example", "/usr/lib/postgresql/15/bin/psql", "10.0.0.5", 5432, TlsAlpn=["postgresql"]),
+    tls("kubernetes.default.svc", "/usr/bin/kubelet", "10.96.0.1", 6443),
+    tls("10.96.0.1", PYTHON, "10.96.0.1", TlsAlpn=["http/1.1"]),
+    payload("quic", "192.0.2.1", 443, "/usr/bin/curl", Protocol="udp", TlsServerName="example.com", TlsAlpn=["h3"]),
+    payload("socks", "127.0.0.1", 1080, "/usr/bin/curl", SocksDestination="example.com:443"),
+    payload("dns", "10.0.0.2", 53, PYTHON, Protocol="udp"),
+    payload("wireguard", "192.0.2.1", 41641, "/usr/sbin/tailscaled", CgroupPath="/system.slice/tailscaled.service"),
+    question("metadata.google.internal", PYTHON, "169.254.169.254"),
+    question("db.example", PYTHON, "10.0.0.5"),
 ]
 
 
@@ -146,6 +249,11 @@ def above_low(event: AnyEvent) -> list[Verdict]:
     return [verdict for verdict in matcher().match(event) if SEVERITY[verdict.rule.level] > SEVERITY["low"]]
 
 
-@pytest.mark.parametrize("event", ORDINARY, ids=lambda event: getattr(event, "command_line", None) or event.image)
+def name_of(event: AnyEvent) -> str:
+    fields = ("command_line", "tls_server_name", "http_host", "query_name", "application_protocol", "destination_port")
+    return " ".join(str(value) for value in (event.image, *(getattr(event, field, None) for field in fields)) if value)
+
+
+@pytest.mark.parametrize("event", ORDINARY, ids=name_of)
 def test_ordinary_work_raises_nothing_above_low(event: AnyEvent) -> None:
     assert not above_low(event)
