@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -17,6 +18,9 @@ from sensor.verdict import Outcome, Verdict
 
 log = structlog.get_logger()
 
+Watcher = Callable[[AnyEvent], Sequence[Verdict]]
+"""What judges events beside the rules: it remembers, and so has to see every one."""
+
 
 class Pipeline:
     """Judges what it is fed and writes what comes of it. Nothing that an event holds makes it raise."""
@@ -30,6 +34,7 @@ class Pipeline:
         events: Sink | None = None,
         context: Context | None = None,
         scope: str = "/",
+        watchers: Iterable[Watcher] = (),
     ) -> None:
         """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be, and so are
         programs that began in a cgroup whose path is unknown, unless `scope` is the root.
@@ -42,6 +47,7 @@ class Pipeline:
         self._scope = scope
         self._below = scope + "/"
         self._is_limited = scope != "/"
+        self._watchers = tuple(watchers)
         self.seen: Counter[str] = Counter()
         """Events judged, by category."""
         self.undecodable: Counter[str] = Counter()
@@ -73,9 +79,15 @@ class Pipeline:
         if self._events is not None:
             self._events.write(to_record(event))
         for verdict in self._matcher.match(event):
-            outcome = self._executor.begin(verdict)
-            if not isinstance(outcome, Pending):
-                self._finish(verdict, outcome)
+            self._respond(verdict)
+        for watch in self._watchers:
+            for verdict in watch(event):
+                self._respond(verdict)
+
+    def _respond(self, verdict: Verdict) -> None:
+        outcome = self._executor.begin(verdict)
+        if not isinstance(outcome, Pending):
+            self._finish(verdict, outcome)
 
     def _is_outside(self, event: AnyEvent) -> bool:
         path = event.cgroup_path

@@ -13,8 +13,10 @@ import orjson
 from sensor.config import default_rules
 from sensor.events import AnyEvent, RecordError, from_record
 from sensor.faults import Fault
+from sensor.match.fanout import FanOut
 from sensor.match.load import load_rules
 from sensor.match.matcher import Matcher
+from sensor.match.profiles import Profiles
 from sensor.pipeline import Pipeline
 from sensor.record.log import configure
 from sensor.record.sink import Sink
@@ -33,7 +35,12 @@ _READER_S = 60.0
     help="directory of rules, repeatable; default: the shipped ones and /etc/hostbrake/rules.d",
 )
 @click.option("--alerts", default="-", metavar="FILE", help="append alerts to FILE; default: standard output")
-def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str) -> None:
+@click.option(
+    "--profiles",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="directory of the profiles that agents begin with, only read; default: they begin with none",
+)
+def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str, profiles: Path | None) -> None:
     """Run the events of RECORDING through the rules.
 
     RECORDING comes from `run --events`; - is standard input. Needs no root and touches nothing: alerts say what the
@@ -47,7 +54,8 @@ def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str) -> None:
     except OSError as error:
         click.echo(f"hostbrake: alerts cannot be written to {alerts}: {error.strerror}", err=True)
         sys.exit(1)
-    pipeline = Pipeline(matcher=matcher, executor=rehearsal(), alerts=sink)
+    watchers = (FanOut().match, Profiles(profiles, keeps=False).match)
+    pipeline = Pipeline(matcher=matcher, executor=rehearsal(), alerts=sink, watchers=watchers)
     events = _Events(recording)
     for event in events:
         pipeline.judge(event)

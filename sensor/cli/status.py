@@ -49,6 +49,7 @@ def _show(answer: dict[str, Any]) -> None:
     table.add_row("mode", f"{answer['mode']}, backend {answer['backend']}, pinned: {_yes(answer['pinned'])}")
     table.add_row("rules", _counts(answer["rules"]))
     table.add_row("agents", str(answer["agents"]))
+    table.add_row("profiles", f"{answer['profiles']['learned']} learned of {answer['profiles']['agents']}")
     table.add_row("events", _counts(answer["events"]))
     table.add_row("alerts", _counts(answer["alerts"]))
     collapsed = sum(counts["collapsed"] for counts in answer["kernel"].values())
