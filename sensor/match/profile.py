@@ -102,10 +102,12 @@ class Facet(msgspec.Struct):
         return not is_open
 
     def forget(self, now: int) -> None:
-        oldest, newest = now - KEEP_DAYS * DAY, now + DAY
-        self.seen = {key: seen for key, seen in self.seen.items() if oldest <= seen.last <= newest}
-        self.told = {key: at for key, at in self.told.items() if now - DAY <= at <= newest}
-        self.new = [at for at in self.new if at <= newest]
+        """Drop what is old; what lies in the future, by a clock that was set back since, is of now."""
+        self.seen = {key: seen for key, seen in self.seen.items() if now - seen.last <= KEEP_DAYS * DAY}
+        for seen in self.seen.values():
+            seen.last = min(seen.last, now)
+        self.told = {key: min(at, now) for key, at in self.told.items() if now - at <= DAY}
+        self.new = [min(at, now) for at in self.new]
 
 
 class Hour(msgspec.Struct, array_like=True):
@@ -178,6 +180,7 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True):
                 if bound is not None and getattr(hour, f"{series}_out") > bound:
                     setattr(hour, f"{series}_out", bound)
             volume.hours.append(hour)
+        self.began = min(self.began, now)
         oldest, newest = now // HOUR - KEEP_DAYS * 24, now // HOUR
         volume.hours = [past for past in volume.hours if oldest <= past.number <= newest][-KEEP_DAYS * 24 :]
         self.destinations.forget(now)
