@@ -16,6 +16,7 @@ COMMANDS = {
     "rules": "list, validate, cover and test rules",
     "replay": "run recorded events through the rules",
     "status": "what the running sensor sees, drops and enforces",
+    "learn": "what an agent was seen to do, as an agents file",
     "kill": "stop an agent or a cgroup now",
     "demo": "the incident, staged against a live sensor",
 }

@@ -35,7 +35,10 @@ def flow(at: float, ip: str, port: int = 22, *, refused: bool = True, **more: An
 def connection(at: float, ip: str, port: int = 22, **more: Any) -> NetworkConnection:
     given = {"destination_scope": "private", "protocol": "tcp", "initiated": True, "cgroup_id": 42}
     return NetworkConnection(
-        time=START + int(at * SECOND), destination_ip=ip, destination_port=port, **given | {"process_guid": "boot-7-1"} | more
+        time=START + int(at * SECOND),
+        destination_ip=ip,
+        destination_port=port,
+        **given | {"process_guid": "boot-7-1"} | more,
     )
 
 
