@@ -73,6 +73,8 @@ class _Contacts:
             if old in self._known:
                 self._known[old] = False
         counts = self._known.get(destination)
+        if counts is None and failed is False:
+            return False  # it may be the peer that opened this flow
         if counts is None:
             self._known[destination] = counts = True
             self._new.append((now, destination))

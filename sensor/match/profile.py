@@ -4,7 +4,8 @@ Counted, for events that belong to the agent:
 
 - Destinations: TCP and UDP, outside this host, as "name:port" where the workload's own DNS gave the name and as
   "address:port" where not. A name from TLS or HTTP is not used: the workload chooses it. Of TCP only what was answered
-  is learned. More than `FOLD` ports of one host become the host, more than `FOLD` addresses of one /24 (/64) become
+  is learned, and only what was connected to: flows that the peer opened, or that are older than the sensor, give no
+  destination. More than `FOLD` ports of one host become the host, more than `FOLD` addresses of one /24 (/64) become
   that network.
 - Programs, by image, and whether GPUs were opened.
 - Bytes by hour, out and in, to external and to internal (private) destinations apart: gigabytes between nodes must not
@@ -77,7 +78,7 @@ class Facet(msgspec.Struct):
     new: list[int] = []
     """When the last `NOVELTY` new ones came."""
     told: dict[str, int] = {}
-    """Those that were told of but may not be learned yet, and when."""
+    """Those that were met but may not be learned yet, and when; told of once where the profile is learned."""
     unjudged: int = 0
     """New ones that no alert was raised for, see "First seen" above."""
     refused: int = 0

@@ -162,15 +162,17 @@ def _flow(profile: Profile, event: NetworkFlow) -> Sequence[Verdict]:
     # By the name that the connection had: the flow's own may have passed its time to live since.
     if event.refused or (end := _end(profile, event, None)) is None:
         return ()
-    verdicts = _departure(profile, event, *end)
-    times = event.flows or 0
-    found = profile.learn_destination(*end, event.time, 0 if event.protocol == "udp" else times)
     bytes_out, bytes_in = event.bytes_out or 0, event.bytes_in or 0
-    if found is not None:
-        found.times = max(found.times, 1)
-        found.bytes_out += bytes_out
-        found.bytes_in += bytes_in
-    return (*verdicts, *_volume(profile, event, bytes_out, bytes_in))
+    key = destination_key(*end)
+    # A flow that somebody else opened looks alike, so only what was seen to be connected to is a destination.
+    if profile.find_destination(*end) is not None or key in profile.destinations.told:
+        found = profile.learn_destination(*end, event.time, 0 if event.protocol == "udp" else event.flows or 0)
+        if found is not None:
+            profile.destinations.told.pop(key, None)
+            found.times = max(found.times, 1)
+            found.bytes_out += bytes_out
+            found.bytes_in += bytes_in
+    return _volume(profile, event, bytes_out, bytes_in)
 
 
 def _end(profile: Profile, event: FlowEvent, name: str | None) -> tuple[str, int] | None:
@@ -181,7 +183,7 @@ def _end(profile: Profile, event: FlowEvent, name: str | None) -> tuple[str, int
     return (profile.name_of(address, name), port) if event.destination_scope in _SERIES else None
 
 
-def _departure(profile: Profile, event: FlowEvent, host: str, port: int) -> Sequence[Verdict]:
+def _departure(profile: Profile, event: NetworkConnection, host: str, port: int) -> Sequence[Verdict]:
     facet = profile.destinations
     if profile.find_destination(host, port) is not None:
         return ()
@@ -189,12 +191,7 @@ def _departure(profile: Profile, event: FlowEvent, host: str, port: int) -> Sequ
     if not facet.is_departure(key, event.time, bool(profile.learned)):
         return ()
     detail = f"{key}; {_known(profile, event.time, len(facet.seen))}"
-    return (Verdict(rule=DESTINATION_RULE, event=_as_any(event), detail=detail),)
-
-
-def _as_any(event: FlowEvent) -> AnyEvent:
-    assert isinstance(event, NetworkConnection | NetworkFlow)
-    return event
+    return (Verdict(rule=DESTINATION_RULE, event=event, detail=detail),)
 
 
 def _known(profile: Profile, now: int, count: int) -> str:

@@ -169,7 +169,7 @@ def test_a_damaged_profile_is_told_and_learned_anew(launch: Launch, cgroup: Path
     (profiles / "rome-rl.json").write_text('{"agent": "rome-rl"')
     sensor = launch(f"--state-dir={profiles.parent}")
     assert start_in(work, ["/bin/true"]).wait(30) == 0
-    wait_for(lambda: (profiles / "rome-rl.json.damaged").exists(), "it is set aside")
+    wait_for((profiles / "rome-rl.json.damaged").exists, "it is set aside")
     assert sensor.stop() == 0
     losses = [a["event"]["reason"] for a in alerts_of(sensor.alerts) if a["event"]["action"] == "loss"]
     assert len(losses) == 1 and "1 by profiles.damaged" in losses[0]

@@ -34,6 +34,11 @@ def flowed(hours: float, ip: str = "192.0.2.1", port: int = 443, out: int = 1000
     return NetworkFlow(time=at(hours), destination_ip=ip, destination_port=port, **given | more)
 
 
+def talked(hours: float, ip: str, port: int = 443, **more: Any) -> list[AnyEvent]:
+    """A connection and its end."""
+    return [connected(hours, ip, port, **more), flowed(hours + 0.01, ip, port, **more)]
+
+
 def opened_gpu(hours: float) -> DeviceOpen:
     return DeviceOpen(time=at(hours), agent="rome-rl", device_class="nvidia", device_major=195, device_minor=0)
 

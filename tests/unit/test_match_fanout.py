@@ -42,6 +42,11 @@ def connection(at: float, ip: str, port: int = 22, **more: Any) -> NetworkConnec
     )
 
 
+def talk(at: float, ip: str, port: int = 22, *, refused: bool, **more: Any) -> list[AnyEvent]:
+    """A connection and its end."""
+    return [connection(at, ip, port, **more), flow(at + 0.001, ip, port, refused=refused, **more)]
+
+
 def alerts(events: Iterable[AnyEvent]) -> list[str]:
     watch = FanOut()
     return [verdict.rule.id for event in events for verdict in watch.match(event)]
@@ -66,7 +71,7 @@ POSITIVES: dict[str, tuple[Iterable[AnyEvent], list[str]]] = {
     "this host's own addresses": (many(ADDRESSES, destination_scope="local"), [ADDRESSES_RULE.id]),
     "IPv6": ((flow(n, f"fd00::{n:x}") for n in range(ADDRESSES)), [ADDRESSES_RULE.id]),
     "some answer": (
-        (flow(n, ip, refused=n % 5 != 0) for n, ip in enumerate(addresses(60))),
+        (event for n, ip in enumerate(addresses(60)) for event in talk(n, ip, refused=n % 5 != 0)),
         [ADDRESSES_RULE.id],
     ),
     "raw packets: a source port, and no connect": (
@@ -83,7 +88,7 @@ POSITIVES: dict[str, tuple[Iterable[AnyEvent], list[str]]] = {
             for n, ip in enumerate(addresses(ADDRESSES))
             for event in (
                 flow(n, ip, process_guid="scanner"),
-                *(flow(n, f"10.9.{n}.{m}", 443, refused=False, process_guid="worker") for m in range(4)),
+                *(e for m in range(4) for e in talk(n, f"10.9.{n}.{m}", refused=False, process_guid="worker")),
             )
         ),
         [ADDRESSES_RULE.id],
@@ -122,17 +127,23 @@ NEAR_MISSES: dict[str, Iterable[AnyEvent]] = {
     ),
     "a job's start-up among 100 nodes": startup(100),
     "idle connections to 500 nodes": (connection(n / 50, ip) for n, ip in enumerate(addresses(500))),
-    "all accept": many(500, refused=False),
+    "all accept": (event for n, ip in enumerate(addresses(500)) for event in talk(n, ip, refused=False)),
+    "a server's many clients, and a few refusals": [
+        *(flow(n / 10, "10.3.0.1", 32_768 + n, refused=False) for n in range(500)),
+        *(flow(n, ip) for n, ip in enumerate(addresses(ADDRESSES - 1))),
+    ],
     "a few peers, for ever": (flow(n, f"10.0.0.{n % 20}", 6443) for n in range(5000)),
     "a health checker of 200, a quarter of them dead": (
-        flow(turn * 10 + n / 100, ip, 80, refused=n % 4 == 0)
+        event
         for turn in range(100)
         for n, ip in enumerate(addresses(200))
+        for event in talk(turn * 10 + n / 100, ip, 80, refused=n % 4 == 0)
     ),
     "a health checker whose 200 hosts all die": [
-        flow(turn * 10 + n / 100, ip, 80, refused=turn > 40)
+        event
         for turn in range(90)
         for n, ip in enumerate(addresses(200))
+        for event in talk(turn * 10 + n / 100, ip, 80, refused=turn > 40)
     ],
     "many ports of many hosts, all below": (
         flow(n / 10, f"10.0.0.{n % 30}", 8000 + n // 30) for n in range(30 * (PORTS - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from profiling import MIB, WEEK, at, connected, fed, flowed, habit, learned, opened_gpu, ran, the_profile
+from profiling import MIB, WEEK, at, connected, fed, flowed, habit, learned, opened_gpu, ran, talked, the_profile
 
 from sensor.events import AnyEvent, DnsQuery, from_record, to_record
 from sensor.match.profile import FOLD, KEEP_DAYS, LIMIT, NOVELTY, Hour, Profile, Volume
@@ -25,7 +25,6 @@ DEPARTURES: dict[str, tuple[AnyEvent, str]] = {
     "a private address": (connected(NOW, "10.0.0.6", 2049, destination_scope="private"), DESTINATION_RULE.title),
     "a metadata service": (connected(NOW, "169.254.169.254", 80, destination_scope="metadata"), DESTINATION_RULE.title),
     "datagrams": (connected(NOW, "192.0.2.1", 51820, protocol="udp"), DESTINATION_RULE.title),
-    "a flow older than the sensor": (flowed(NOW, "198.51.100.7"), DESTINATION_RULE.title),
     "a known address, now by another name": (
         connected(NOW, destination_hostname="other.example"),
         DESTINATION_RULE.title,
@@ -70,6 +69,7 @@ NEAR_MISSES: dict[str, AnyEvent] = {
     "accepted": connected(NOW, "198.51.100.7", initiated=False),
     "a ping": connected(NOW, "198.51.100.7", 0, protocol="icmp"),
     "a question to DNS": DnsQuery(time=at(NOW), agent="rome-rl", query_name="evil.example"),
+    "a flow that the peer opened, or older than the sensor": flowed(NOW, "198.51.100.7", 50123),
     "refused": flowed(NOW, "198.51.100.7", refused=True),
     "a known program": ran(NOW),
     "less than the floor": flowed(NOW, out=31 * MIB),
@@ -130,16 +130,16 @@ def test_who_always_meets_new_ones_is_told_of_a_few_a_day() -> None:
 
 
 def test_a_crawler_that_was_one_while_it_learned_is_told_nothing_of() -> None:
-    crawl = [flowed(hour + n / 20, f"198.51.{hour % 250}.{n}") for hour in range(NOW) for n in range(3)]
+    crawl = [e for hour in range(NOW) for n in range(3) for e in talked(hour + n / 20, f"198.51.{hour % 250}.{n}")]
     profiles = learned(crawl)
     assert titles(profiles, [connected(NOW, "203.0.113.9")]) == []
 
 
 def test_many_ports_and_addresses_become_hosts_and_networks() -> None:
-    ports = [flowed(n, "10.0.0.9", 30_000 + n, destination_scope="private") for n in range(FOLD + 1)]
-    nodes = [flowed(n, f"10.7.0.{n}", 4791, destination_scope="private") for n in range(FOLD + 1)]
-    six = [flowed(n, f"2001:db8::{n:x}") for n in range(FOLD + 1)]
-    few = [flowed(n, f"203.0.113.{n}") for n in range(FOLD)]
+    ports = [e for n in range(FOLD + 1) for e in talked(n, "10.0.0.9", 30_000 + n, destination_scope="private")]
+    nodes = [e for n in range(FOLD + 1) for e in talked(n, f"10.7.0.{n}", 4791, destination_scope="private")]
+    six = [e for n in range(FOLD + 1) for e in talked(n, f"2001:db8::{n:x}")]
+    few = [e for n in range(FOLD) for e in talked(n, f"203.0.113.{n}")]
     profiles = learned([*ports, *nodes, *six, *few])
     seen = the_profile(profiles).destinations.seen
     assert {"10.0.0.9", "10.7.0.0/24:4791", "[2001:db8::/64]:443"} < seen.keys()
@@ -194,7 +194,7 @@ def test_volume_adds_up_over_flows_and_once_an_hour() -> None:
 
 
 def test_what_is_not_seen_is_forgotten() -> None:
-    once = [flowed(1, "203.0.113.1"), ran(1, "/bin/once")]
+    once = [*talked(1, "203.0.113.1"), ran(1, "/bin/once")]
     profiles = learned(once)
     assert titles(profiles, [connected(NOW, "203.0.113.1"), ran(NOW, "/bin/once")]) == []
     profiles = learned(once)
