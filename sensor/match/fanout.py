@@ -126,7 +126,7 @@ class FanOut:
 
     def match(self, event: AnyEvent) -> Sequence[Verdict]:
         """The verdict, if any, on a connection or flow."""
-        if not isinstance(event, NetworkConnection | NetworkFlow):
+        if type(event) is not NetworkConnection and type(event) is not NetworkFlow:
             return ()
         if event.destination_scope not in _SCOPES or event.protocol != "tcp" or event.initiated is False:
             return ()
@@ -140,8 +140,10 @@ class FanOut:
         if event.process_guid is not None:
             watched.append(_contacts(self._processes, event.process_guid))
         news = [who for who in watched if who.add(event.time, (address, port), failed)]
+        if not news or event.time - contacts.told <= _WINDOW_NS:
+            return ()
         found = next(filter(None, (who.judge(address) for who in news)), None)
-        if found is None or event.time - contacts.told <= _WINDOW_NS:
+        if found is None:
             return ()
         contacts.told = event.time
         return (Verdict(rule=found[0], event=event, detail=found[1]),)

@@ -249,6 +249,9 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True):
 
     def name_of(self, address: str, name: str | None) -> str:
         """The host of a destination: the name that DNS gave, now or when the address was last used, or the address."""
+        known = self.names.get(address)
+        if name == known and known is not None:
+            return known
         if name is not None and is_name(name):
             name = name.lower().rstrip(".")
             self.names.pop(address, None)
@@ -256,7 +259,7 @@ class Profile(msgspec.Struct, forbid_unknown_fields=True):
             if len(self.names) > LIMIT:
                 del self.names[next(iter(self.names))]
             return name
-        return self.names.get(address, address)
+        return known or address
 
 
 def _median(ordered: list[int]) -> int:
@@ -274,11 +277,14 @@ def destination_key(host: str, port: int) -> str:
 @lru_cache(maxsize=4096)
 def network_of(host: str) -> str | None:
     """The /24 or /64 that an address lies in; None for a name or a network."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return str(ipaddress.ip_network((address, 24 if address.version == 4 else 64), strict=False))
+    if ":" in host:
+        try:
+            return str(ipaddress.IPv6Network((host, 64), strict=False))
+        except ValueError:
+            return None
+    above, _, last = host.rpartition(".")
+    is_address = above.count(".") == 2 and f"{above}.{last}".replace(".", "").isdigit()
+    return f"{above}.0/24" if is_address else None
 
 
 @lru_cache(maxsize=4096)
