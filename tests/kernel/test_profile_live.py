@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 import time
@@ -125,7 +127,8 @@ def test_departures_and_what_is_learned_of_them(launch: Launch, cgroup: Path, tm
     (tmp_path / "agents.d/rome.yml").write_text(AGENT.format(cgroup=cgroup.name))
     state = tmp_path / "own-state"
     remember(state)
-    sensor = launch(f"--state-dir={state}")
+    shutil.copytree(state / "profiles", tmp_path / "profiles")
+    sensor = launch(f"--state-dir={state}", f"--events={tmp_path}/events.jsonl")
     attempt(work, "listening", 1, 2, 0, 1000)
     wait_for(lambda: seen_flows(sensor) >= 1, "the flow")
     assert status_of(sensor)["profiles"] == {"agents": 1, "learned": 1, "unjudged": 0, "refused": 0}
@@ -139,11 +142,23 @@ def test_departures_and_what_is_learned_of_them(launch: Launch, cgroup: Path, tm
     assert sensor.stop() == 0
     assert {alert["rule"]["level"] for alert in alerts_of(sensor.alerts, work)} == {"low", "medium"}
     learns(tmp_path, state)
+    replays(tmp_path, sensor)
 
     again = launch(f"--state-dir={state}", f"--agents={tmp_path}/agents.d", directory=tmp_path / "again")
     attempt(work, "listening", 7, 8, 0, 1000)
     wait_for(lambda: seen_flows(again) >= 1, "the flow")
     assert told(again, work, DESTINATION_RULE.id) == [], "it was told before the restart"
+
+
+def replays(tmp_path: Path, sensor: Sensor) -> None:
+    """From where the live run began, the recording gives the same alerts."""
+    before = (tmp_path / "profiles" / "rome-rl.json").read_bytes()
+    done = hostbrake("replay", tmp_path / "events.jsonl", f"--profiles={tmp_path}/profiles")
+    assert done.returncode == 0, done.stderr
+    replayed = [json.loads(line) for line in done.stdout.splitlines()]
+    live = [(alert["event"]["id"], alert["event"]["reason"]) for alert in alerts_of(sensor.alerts)]
+    assert [(alert["event"]["id"], alert["event"]["reason"]) for alert in replayed] == live != []
+    assert (tmp_path / "profiles" / "rome-rl.json").read_bytes() == before
 
 
 def learns(tmp_path: Path, state: Path) -> None:
