@@ -51,6 +51,7 @@ class Profiles:
         self._directory = directory
         self._keeps = keeps
         self._profiles: dict[str, Profile] = {}
+        self._refused: set[str] = set()
         self._changed: set[str] = set()
         self._queue: list[str] = []
         self._losses: Counter[str] = Counter()
@@ -104,7 +105,9 @@ class Profiles:
 
     def _open(self, agent: str, now: int) -> Profile | None:
         if len(self._profiles) >= AGENTS_LIMIT:
-            self._losses["agents_refused"] += 1
+            if agent not in self._refused and len(self._refused) < AGENTS_LIMIT:
+                self._refused.add(agent)
+                self._losses["agents_refused"] += 1
             return None
         profile = self._read(agent) or Profile(agent=agent, began=now)
         self._profiles[agent] = profile

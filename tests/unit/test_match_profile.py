@@ -221,7 +221,7 @@ def test_bounds_hold_whatever_comes() -> None:
     assert len(profile.names) <= LIMIT and len(profile.destinations.told) <= 256
     assert max(map(len, profile.programs.seen)) == 1024
     assert profiles.summary()["refused"] > 20_000
-    for n in range(AGENTS_LIMIT + 5):
+    for n in [*range(AGENTS_LIMIT + 5)] * 2:
         profiles.match(ran(1, agent=f"agent-{n}"))
     assert profiles.summary()["agents"] == AGENTS_LIMIT and profiles.losses() == {"agents_refused": 6}
 
