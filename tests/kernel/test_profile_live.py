@@ -52,6 +52,17 @@ for n in range(first, last):
             sock.recv(1)
 """
 
+RAW = """
+import socket, struct
+sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+for n in range(1, 60):
+    ends = socket.inet_aton("10.99.0.200"), socket.inet_aton(f"10.99.0.{n}")
+    ip = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 40, n, 0, 64, 6, 0, *ends)
+    tcp = struct.pack("!HHIIBBHHH", 44444, 22, 1, 0, 5 << 4, 2, 1024, 0, 0)
+    sender.sendto(ip + tcp, (f"10.99.0.{n}", 0))
+"""
+"""SYNs from a raw socket, as port scanners send them: no connect, and no flow that ends."""
+
 
 def attempt(cgroup: Path, *arguments: object) -> None:
     command = [*NAMESPACE, sys.executable, "-c", TRY, *map(str, arguments)]
@@ -86,6 +97,13 @@ def test_by_a_process_for_each_address(launch: Launch, cgroup: Path) -> None:
     loop = 'i=0; while [ $i -lt 50 ]; do i=$((i + 1)); python3 -c "$0" closed $i $((i + 1)) 0 0; done'
     assert start_in(cgroup, [*NAMESPACE, "sh", "-c", loop, TRY]).wait(120) == 0
     wait_for(lambda: told(sensor, cgroup, ADDRESSES_RULE.id), "the scan is told")
+
+
+def test_by_raw_packets(launch: Launch, cgroup: Path) -> None:
+    sensor = launch()
+    assert start_in(cgroup, [*NAMESPACE, sys.executable, "-c", RAW]).wait(60) == 0
+    (alert,) = wait_for(lambda: told(sensor, cgroup, ADDRESSES_RULE.id), "the scan is told")
+    assert alert["destination"]["port"] == 22 and alert["event"]["action"] == "connect"
 
 
 def test_many_peers_that_accept_are_no_scan(launch: Launch, cgroup: Path) -> None:
