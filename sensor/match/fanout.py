@@ -5,9 +5,9 @@ TCP destinations of scope private or local: crawlers talk to the outside, test s
 
 - A destination (address and port) counts from the moment it is first seen, for `WINDOW_S` of event time. One that the
   cgroup knows from before never counts again, so a health checker of a fixed set is soon no news.
-- It has failed where the connection was refused or not answered before its end, where it was denied, or where its
-  first packet came from a socket that never called connect (it is known by its source port): a scan by raw packets
-  hears answers where no flow does. Later bytes from the destination take that back.
+- It has failed where the connection was refused or not answered before its end, where it was denied, or where it came
+  from the same source port as the one before: so look the packets of a raw socket, of which no flow ever ends. Clients
+  that bind a port (rsh) take another for each connection. Later bytes from the destination take that back.
 - An alert: `ADDRESSES` addresses that failed, or `PORTS` ports of one address, and at least `SHARE` of all new
   destinations in the window. A job's start-up among hundreds of nodes that accept fails on the share, a service that
   retries its few peers on the number.
@@ -53,11 +53,13 @@ _Destination = tuple[str, int]
 class _Contacts:
     """The destinations of one process or cgroup: those in the window, and those known from before."""
 
-    __slots__ = ("_failed", "_known", "_new", "_ports", "told")
+    __slots__ = ("_failed", "_known", "_new", "_ports", "source_port", "told")
 
     def __init__(self) -> None:
         self.told = -_WINDOW_NS
         """When an alert was last raised."""
+        self.source_port: int | None = None
+        """Of the last connection that had one before it was made."""
         self._known: OrderedDict[_Destination, bool] = OrderedDict()
         """Destination -> it counts: it was first seen in the window."""
         self._new: deque[tuple[int, _Destination]] = deque()
@@ -133,9 +135,9 @@ class FanOut:
         address, port = event.destination_ip, event.destination_port
         if address is None or port is None:
             return ()
-        failed = _failed(event)
         cgroup = event.cgroup_path if event.cgroup_id is None else event.cgroup_id
         contacts = _contacts(self._cgroups, cgroup)
+        failed = _failed(event, contacts)
         watched = [contacts]
         if event.process_guid is not None:
             watched.append(_contacts(self._processes, event.process_guid))
@@ -149,13 +151,19 @@ class FanOut:
         return (Verdict(rule=found[0], event=event, detail=found[1]),)
 
 
-def _failed(event: FlowEvent) -> bool | None:
+def _failed(event: FlowEvent, contacts: _Contacts) -> bool | None:
     """None: nothing is known yet."""
     if isinstance(event, NetworkFlow):
         if event.refused:
             return True
         return False if event.bytes_in else None
-    return True if event.denied or event.source_port else None
+    if event.denied:
+        return True
+    if not event.source_port:
+        return None
+    is_same = event.source_port == contacts.source_port
+    contacts.source_port = event.source_port
+    return is_same or None
 
 
 def _contacts(table: OrderedDict[object, _Contacts], who: object) -> _Contacts:

@@ -74,8 +74,8 @@ POSITIVES: dict[str, tuple[Iterable[AnyEvent], list[str]]] = {
         (event for n, ip in enumerate(addresses(60)) for event in talk(n, ip, refused=n % 5 != 0)),
         [ADDRESSES_RULE.id],
     ),
-    "raw packets: a source port, and no connect": (
-        (connection(n / 100, ip, source_port=40_000) for n, ip in enumerate(addresses(ADDRESSES))),
+    "raw packets: one source port, and no flow ends": (
+        (connection(n / 100, ip, source_port=40_000) for n, ip in enumerate(addresses(ADDRESSES + 1))),
         [ADDRESSES_RULE.id],
     ),
     "denied by policy": (
@@ -152,6 +152,9 @@ NEAR_MISSES: dict[str, Iterable[AnyEvent]] = {
         event for n, ip in enumerate(addresses(100)) for event in (flow(n, ip), flow(n + 0.5, ip, refused=False))
     ),
     "datagrams": (connection(n / 50, ip, 8301, protocol="udp", source_port=8301) for n, ip in enumerate(addresses(99))),
+    "rsh to 500 nodes, from bound ports": (
+        connection(n / 50, ip, 514, source_port=1023 - n) for n, ip in enumerate(addresses(500))
+    ),
     "fast open, answered": (
         event
         for n, ip in enumerate(addresses(100))
