@@ -24,8 +24,11 @@ from sensor.context.enrich import Context
 from sensor.control import ControlServer
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.losses import Losses, kernel_losses, loss_alert
+from sensor.match.fanout import FanOut
 from sensor.match.ir import RuleSet
 from sensor.match.matcher import Matcher
+from sensor.match.profile_store import PROFILES_DIR
+from sensor.match.profiles import Profiles
 from sensor.node import NodeError, cgroup2_mount, host
 from sensor.pipeline import Pipeline
 from sensor.record.sink import Sink
@@ -87,6 +90,7 @@ class Daemon:
         cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect, within=scope)
         self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
+        self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
         self._pipeline = Pipeline(
             context=self._context,
             matcher=Matcher(self._rules.rules),
@@ -95,6 +99,7 @@ class Daemon:
             events=self._events,
             scope=scope,
             alert_window_s=config.alert_window_s,
+            watchers=(FanOut().match, self._profiles.match),
         )
         self._losses = Losses(
             {
@@ -103,6 +108,7 @@ class Daemon:
                 "undecodable": lambda: self._pipeline.undecodable,
                 "context": self._context.losses,
                 "correlation": self._pipeline.losses,
+                "profiles": self._profiles.losses,
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
             }
@@ -131,6 +137,7 @@ class Daemon:
                     self._tick()
             self._supervisor.stopping()
             self._pipeline.close()
+            self._profiles.save(at_once=True)
             self._tick()
             log.info("stopped", alerts=dict(self._pipeline.outcomes))
 
@@ -179,6 +186,7 @@ class Daemon:
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
+        self._profiles.save()
         self._tell_losses()
 
     def _tell_losses(self) -> None:
@@ -224,6 +232,7 @@ class Daemon:
             "pinned": False,
             "rules": self._rules.summary(),
             "agents": len(self._context.agents),
+            "profiles": self._profiles.summary(),
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -16,6 +17,9 @@ from sensor.respond.executor import Executor, Pending
 from sensor.verdict import Outcome, Verdict
 
 log = structlog.get_logger()
+
+Watcher = Callable[[AnyEvent], Sequence[Verdict]]
+"""What judges events beside the rules: it remembers, and so has to see every one."""
 
 
 class Pipeline:
@@ -31,6 +35,7 @@ class Pipeline:
         context: Context | None = None,
         scope: str = "/",
         alert_window_s: float = 0,
+        watchers: Iterable[Watcher] = (),
     ) -> None:
         """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be, and so are
         programs that began in a cgroup whose path is unknown, unless `scope` is the root.
@@ -44,6 +49,7 @@ class Pipeline:
         self._below = scope + "/"
         self._is_limited = scope != "/"
         self._last: AnyEvent | None = None
+        self._watchers = tuple(watchers)
         self.seen: Counter[str] = Counter()
         """Events judged, by category."""
         self.undecodable: Counter[str] = Counter()
@@ -77,6 +83,9 @@ class Pipeline:
             self._events.write(to_record(event))
         for verdict in self._matcher.match(event):
             self._respond(verdict)
+        for watch in self._watchers:
+            for verdict in watch(event):
+                self._respond(verdict)
 
     def advance(self, now: int | None = None) -> None:
         """What time alone brings about. To be called every few seconds with the kernel's time (`kernel_time`), when

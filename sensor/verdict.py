@@ -36,6 +36,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     rule: RuleInfo
     event: AnyEvent
+    detail: str | None = None
+    """What the event alone does not show, in a few words; part of the alert's reason."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

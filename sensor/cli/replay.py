@@ -13,8 +13,10 @@ import orjson
 from sensor.config import Config, default_rules
 from sensor.events import AnyEvent, RecordError, from_record, kernel_time
 from sensor.faults import Fault
+from sensor.match.fanout import FanOut
 from sensor.match.load import load_rules
 from sensor.match.matcher import Matcher
+from sensor.match.profiles import Profiles
 from sensor.pipeline import Pipeline
 from sensor.record.log import configure
 from sensor.record.sink import Sink
@@ -41,7 +43,14 @@ _READER_S = 60.0
     metavar="SECONDS",
     help="count equal alerts for so long and write them as one, as alert_window_s in sensor.yml; 0: write each",
 )
-def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str, alert_window_s: int) -> None:
+@click.option(
+    "--profiles",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="directory of the profiles that agents begin with, only read; default: they begin with none",
+)
+def replay(
+    recording: BinaryIO, rules: tuple[Path, ...], alerts: str, alert_window_s: int, profiles: Path | None
+) -> None:
     """Run the events of RECORDING through the rules.
 
     RECORDING comes from `run --events`; - is standard input. Needs no root and touches nothing: alerts say what the
@@ -55,7 +64,10 @@ def replay(recording: BinaryIO, rules: tuple[Path, ...], alerts: str, alert_wind
     except OSError as error:
         click.echo(f"hostbrake: alerts cannot be written to {alerts}: {error.strerror}", err=True)
         sys.exit(1)
-    pipeline = Pipeline(matcher=matcher, executor=rehearsal(), alerts=sink, alert_window_s=alert_window_s)
+    watchers = (FanOut().match, Profiles(profiles, keeps=False).match)
+    pipeline = Pipeline(
+        matcher=matcher, executor=rehearsal(), alerts=sink, alert_window_s=alert_window_s, watchers=watchers
+    )
     events = _Events(recording)
     for event in events:
         pipeline.advance(kernel_time(event))

@@ -53,6 +53,7 @@ def _show(answer: dict[str, Any]) -> None:
     table.add_row("mode", f"{answer['mode']}, backend {answer['backend']}, {pinned}")
     table.add_row("rules", _total(answer["rules"]))
     table.add_row("agents", str(answer["agents"]))
+    table.add_row("profiles", f"{answer['profiles']['learned']} learned of {answer['profiles']['agents']}")
     table.add_row("events", _total(answer["events"]))
     table.add_row("alerts", _total(answer["alerts"]))
     table.add_row("merged", f"{answer['merged']:,} of them counted in an equal one")

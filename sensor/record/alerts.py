@@ -72,6 +72,8 @@ def reason(verdict: Verdict) -> str:
         who += f" of agent {_quoted(event.agent, _SHORT_LENGTH)}"
     where = _workload_in_words(event)
     text = f"{who} {_deed(event)}{f' in {where}' if where else ''}: {_quoted(verdict.rule.title, _QUOTE_LENGTH)}"
+    if verdict.detail:
+        text += f" ({_quoted(verdict.detail, _QUOTE_LENGTH)})"
     return text if len(text) <= _REASON_LENGTH else text[: _REASON_LENGTH - 1] + "…"
 
 

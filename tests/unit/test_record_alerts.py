@@ -244,3 +244,10 @@ def test_hostile_text_gives_one_valid_line_and_a_harmless_sentence(name: str, te
 def test_control_and_direction_marks_are_escaped_in_the_sentence(forged: str) -> None:
     event = ProcessCreation(time=1, command_line=forged, image="/bin/x")
     assert forged.encode("unicode_escape").decode() in reason(Verdict(rule=RULE, event=event))
+
+
+def test_a_verdict_s_detail_ends_the_reason_and_forges_nothing() -> None:
+    event = ProcessCreation(**COMMON)
+    said = reason(Verdict(rule=RULE, event=event, detail="known: 2\nforged"))
+    assert said == reason(Verdict(rule=RULE, event=event)) + r" (known: 2\nforged)"
+    assert len(reason(Verdict(rule=RULE, event=event, detail="x" * 1000))) <= 600

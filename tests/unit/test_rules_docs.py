@@ -8,8 +8,10 @@ from pathlib import Path
 from sensor.cli.samples import read_samples
 from sensor.config import shipped_rules_dir
 from sensor.events import CLASSES, NetworkConnection, fields_of
+from sensor.match.fanout import ADDRESSES_RULE, PORTS_RULE
 from sensor.match.load import load_rules
 from sensor.match.matcher import Matcher
+from sensor.match.profiles import DESTINATION_RULE, PROGRAM_RULE, VOLUME_RULE
 
 PAGE = (Path(__file__).parents[2] / "docs" / "RULES.md").read_text()
 
@@ -60,3 +62,9 @@ def test_the_table_of_rules_is_the_shipped_ones() -> None:
     top = Path(shipped_rules_dir())
     rules = load_rules([top])
     assert rows == {(r.info.title, r.info.level, r.info.action, str(Path(r.info.path).relative_to(top))) for r in rules}
+
+
+def test_the_table_of_what_is_built_in() -> None:
+    built_in = (ADDRESSES_RULE, PORTS_RULE, VOLUME_RULE, DESTINATION_RULE, PROGRAM_RULE)
+    rows = re.findall(r"^\| (.+) \| (\w+) \| .+ \| `([0-9a-f-]{36})` \|$", PAGE, re.M)
+    assert rows == [(rule.title, rule.level, rule.id) for rule in built_in]
