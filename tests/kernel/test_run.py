@@ -137,6 +137,16 @@ def test_an_exec_kills_its_cgroup_and_one_line_says_so(
     assert len(json_lines(sensor.alerts)) == 1
 
 
+def test_who_was_there_before_the_sensor_is_known(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
+    events = tmp_path / "events.jsonl"
+    sensor = launch(f"--events={events}")
+    start_in(cgroup, ["/bin/true"]).wait(10)
+    event = wait_for(lambda: events.exists() and json_lines(events), "an event")[0]
+    assert sensor.stop() == 0
+    above = [os.getpid(), os.getppid()]
+    assert event["Ancestors"][:2] == [str(Path(f"/proc/{pid}/exe").readlink()) for pid in above]
+
+
 @pytest.fixture
 def sshd(tmp_path: Path) -> Iterator[Sshd]:
     server = Sshd(tmp_path)

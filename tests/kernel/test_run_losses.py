@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -154,3 +155,19 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(launch: Launch, cgroup: Path,
     assert {process.wait(30) for process in (*workers, deed)} == {-signal.SIGKILL}
     assert status_of(sensor)["alerts"]["done"] == 1
     assert sensor.stop() == 0
+
+
+@pytest.mark.parametrize(("count", "stopped"), [(60, True), (12, False)])
+def test_a_late_reader_gets_all_that_was_recorded(launch: Launch, cgroup: Path, count: int, stopped: bool) -> None:
+    """More than a pipe holds; nobody reads before the sensor stops, or before nothing new comes any more."""
+    sensor = launch("--events=-", stdout=subprocess.PIPE)
+    storm = 'n=$(head -c 3900 /dev/zero | tr "\\0" n); for i in $(seq $0); do /bin/true $i $n; done'
+    start_in(cgroup, ["/bin/sh", "-c", storm, str(count)]).wait(60)
+    wait_for(lambda: status_of(sensor)["events"].get("process_creation", 0) >= count, "all are judged")
+    if stopped:
+        sensor.process.terminate()
+    assert sensor.process.stdout is not None
+    events = (json.loads(line) for line in sensor.process.stdout)
+    runs = (event["Args"][1] for event in events if event["Image"].endswith("/true"))
+    assert [next(runs) for _ in range(count)] == [str(number) for number in range(1, count + 1)]
+    assert (sensor.process.wait(30) if stopped else sensor.stop()) == 0
