@@ -9,6 +9,7 @@ rule that has an expression: 3 MB, and 2 microseconds a search where `re` takes 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable
 
 
@@ -37,9 +38,16 @@ def compile_regex(
     return lambda text: found(text.encode("utf-8", "surrogatepass")) is not None
 
 
+def compile_backtracking(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    """`re.compile` without its warnings, which are for who wrote the program, not the pattern."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return re.compile(pattern, flags)
+
+
 def _refusal(pattern: str, reason: str | bytes) -> RegexError:
     try:
-        re.compile(pattern)
+        compile_backtracking(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         return RegexError(f"regular expression {pattern!r} is invalid: {error}")
     why = reason.decode(errors="backslashreplace") if isinstance(reason, bytes) else reason

@@ -16,6 +16,7 @@ from sigma.policy.regex_engine import RegexEngine, RegexPattern
 from sigma.rule import SigmaDetection, SigmaDetectionItem, SigmaRule
 
 from sensor.faults import Fault
+from sensor.match.regex import compile_backtracking
 from sensor.match.sigma_documents import Entry
 from sensor.verdict import Action, Scope
 
@@ -29,7 +30,7 @@ class _EitherEngine(RegexEngine):
         try:
             return cast(RegexPattern, re2.compile(pattern, options))
         except re2.error:
-            return cast(RegexPattern, re.compile(pattern, flags))
+            return cast(RegexPattern, compile_backtracking(pattern, flags))
 
     @property
     def error(self) -> type[re.error]:
@@ -85,6 +86,7 @@ def _check_shape(entry: Entry) -> Iterator[Fault]:
             yield entry.fault(f"`{section}` must be a map", section)
         else:
             yield from _check_keys(entry, data.get(section), (section,))
+    yield from _check_references(entry)
     detection = data.get("detection")
     if not isinstance(detection, dict):
         return
@@ -96,6 +98,19 @@ def _check_shape(entry: Entry) -> Iterator[Fault]:
         for position, condition in enumerate(conditions if isinstance(conditions, list) else [conditions]):
             if not isinstance(condition, str):
                 yield entry.fault("`condition` must be text", "detection", "condition", position)
+
+
+def _check_references(entry: Entry) -> Iterator[Fault]:
+    """What names events or other rules must be text: pySigma takes anything."""
+    source = entry.data.get("logsource")
+    for key in ("category", "product", "service"):
+        if isinstance(source, dict) and not isinstance(source.get(key), str | None):
+            yield entry.fault(f"`{key}` must be text", "logsource", key)
+    for section in ("correlation", "filter"):
+        named = entry.data[section].get("rules") if isinstance(entry.data.get(section), dict) else None
+        for position, name in enumerate(named if isinstance(named, list) else []):
+            if not isinstance(name, str):
+                yield entry.fault("the id or name of a rule must be text", section, "rules", position)
 
 
 def _check_keys(entry: Entry, data: Any, at: tuple[Hashable, ...]) -> Iterator[Fault]:

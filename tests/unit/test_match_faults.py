@@ -69,6 +69,25 @@ detection:
     DestinationPort|gt: many                #> `DestinationPort|gt`: this modifier does not go with 'many'
   condition: sel
 """,
+    "what must be text": """
+title: T
+logsource:                                  #> category must be string
+  category: {process_creation: yes}         #> `category` must be text
+  product: [linux]                          #> `product` must be text
+  service:
+detection:
+  a: {Image: /x}
+  condition: a
+---
+title: C
+correlation:
+  type: event_count
+  rules:
+    - a
+    - {b: c}                                #> the id or name of a rule must be text
+  timespan: 1m
+  condition: {gte: 1}
+""",
     "several documents": """
 title: first
 logsource: {product: linux, category: process_creation}
@@ -112,6 +131,14 @@ def test_each_fault_is_on_its_line(text: str) -> None:
 def test_a_sound_rule_has_none() -> None:
     rules, faults = parse(CASES["no condition"] + "  condition: sel\n")
     assert len(rules) == 1 and not faults
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_doubtful_expression_is_no_warning_on_the_terminal() -> None:
+    (rule,), faults = parse(
+        CASES["no condition"].replace("Image: /a", "Image|re: 'x(?=[[a]&&b])'") + "  condition: sel\n"
+    )
+    assert not faults and "is beyond RE2" in rule.coverage.reasons[0]
 
 
 def test_a_field_that_is_nearly_one_is_named() -> None:
