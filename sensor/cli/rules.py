@@ -53,7 +53,10 @@ def rules() -> None:
 @_directories
 @_json
 def list_rules(directories: tuple[Path, ...], as_json: bool) -> None:
-    """Every rule: level, action, category and title; `feeds`: it only feeds correlation rules."""
+    """Every rule: level, action, category and title.
+
+    The action `feeds` is that of a rule that raises no alert itself: it only feeds correlation rules.
+    """
     found = _load(directories)
     if as_json:
         _write_json([_description(rule) for rule in found])

@@ -108,9 +108,7 @@ def _faults_of(source: Source, known: dict[str, list[Source]]) -> Iterator[Fault
     yield from _faults_of_condition(source)
 
 
-def _wrong_with(reference: object, known: dict[str, list[Source]]) -> str | None:
-    if not isinstance(reference, str):
-        return f"`{reference}`: a rule is referred to by its id or name"
+def _wrong_with(reference: str, known: dict[str, list[Source]]) -> str | None:
     found = known.get(_canonical(reference))
     if found is None:
         return f"no rule has the id or name `{reference}`"

@@ -22,11 +22,17 @@ def state_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def launch(cgroup: Path, tmp_path: Path, state_dir: Path) -> Iterator[Launch]:
-    """Starts a sensor that watches `cgroup`, with these further options, and waits until it is ready."""
+    """Starts a sensor that watches `cgroup`, with these further options, and waits until it is ready.
+
+    It writes every alert, unless the test has written a sensor.yml that says otherwise.
+    """
     started: list[Sensor] = []
 
     def launch(*options: str, within: Path = cgroup, directory: Path = tmp_path, **arguments: Any) -> Sensor:
         directory.mkdir(exist_ok=True)
+        configuration = directory / "sensor.yml"
+        if not configuration.exists():
+            configuration.write_text("alert_window_s: 0\n")
         sensor = Sensor(directory, within, f"--state-dir={state_dir}", *options, **arguments)
         started.append(sensor)
         sensor.wait_ready()

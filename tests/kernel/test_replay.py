@@ -112,7 +112,8 @@ def test_a_slow_reader_gets_every_alert(tmp_path: Path) -> None:
     recording = tmp_path / "events.jsonl"
     event = {"category": "process_creation", "Image": "/tmp/xmrig", "CommandLine": "x" * 4000}
     recording.write_text("".join(json.dumps(event | {"ProcessId": n}) + "\n" for n in range(600)))
-    with subprocess.Popen([*HOSTBRAKE, "replay", recording], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command = [*HOSTBRAKE, "replay", "--alert-window", "0", recording]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stderr is not None
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(1.5)

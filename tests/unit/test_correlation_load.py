@@ -115,7 +115,7 @@ def line_of(text: str, key: str) -> int:
     [
         (GOOD, "- a\n", "- nobody\n", "- nobody", "no rule has the id or name `nobody`"),
         (GOOD, "- a\n", "- 5ba2a9c8-5d4c-4f1c-9c8b-0d3c0b1f6aff\n", "- 5ba2", "no rule has the id or name"),
-        (GOOD, "- a\n", "- 7\n", "- 7", "`7`: a rule is referred to by its id or name"),
+        (GOOD, "- a\n", "- 7\n", "- 7", "the id or name of a rule must be text"),
         (GOOD, "- a\n", "- x\n", "rules:", "refers to itself: `x` -> `x`"),
         (GOOD, "rules:\n  - a\n", "rules: []\n", "rules:", "needs `rules`"),
         (GOOD, "10s", "10", "timespan", "Timespan '10' is invalid"),
