@@ -154,6 +154,8 @@ class Daemon:
             agents=len(self._context.agents),
             cgroup_root=str(self._root),
         )
+        for what, why in self._backend.missing.items():
+            log.warning(f"{what}: not available", reason=why)
         self._context.conversations.dns.start()
         self._supervisor.ready()
 
@@ -222,6 +224,7 @@ class Daemon:
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),
             "lost": self._losses.total,
+            "not_available": self._backend.missing,
             "kernel": self._backend.counters(),
             "control_refused": self._control.refused,
         }

@@ -189,7 +189,29 @@ class DeviceOpen(Event):
     denied: bool | None = None
 
 
-AnyEvent: TypeAlias = ProcessCreation | NetworkConnection | NetworkPayload | NetworkFlow | DnsQuery | DeviceOpen
+class CpuRounding(Event):
+    """A program keeps changing the rounding mode of its floating-point arithmetic at random; said once of each.
+
+    Counted are samples, ten a second at most: the mode in which one of its threads left the CPU. Those to nearest,
+    the mode of nearly every program, are left out.
+    """
+
+    CATEGORY: ClassVar[str] = "cpu_rounding"
+
+    rounding_modes: int | None = None
+    """How many of the three were sampled."""
+    rounding_down: int | None = None
+    rounding_up: int | None = None
+    rounding_toward_zero: int | None = None
+    rounding_changes: int | None = None
+    """How many samples differ from the one before."""
+    duration: float | None = None
+    """Seconds from the first sample to the last."""
+
+
+AnyEvent: TypeAlias = (
+    ProcessCreation | NetworkConnection | NetworkPayload | NetworkFlow | DnsQuery | DeviceOpen | CpuRounding
+)
 
 CLASSES: dict[str, type[AnyEvent]] = {cls.CATEGORY: cls for cls in get_args(AnyEvent)}
 """Event class by Sigma category."""

@@ -55,6 +55,8 @@ def _show(answer: dict[str, Any]) -> None:
     table.add_row("collapsed", f"{collapsed} repeats counted in the kernel, not sent")
     lost = answer["lost"]
     table.add_row("lost", _counts(lost), style="bold red" if lost else "")
+    for what, why in answer["not_available"].items():
+        table.add_row(what, f"not available: {why}", style="yellow")
     Console(highlight=False).print(table)
 
 

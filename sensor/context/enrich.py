@@ -18,7 +18,7 @@ from sensor.context.processes import Process, Processes
 from sensor.context.routes import Routes
 from sensor.context.users import Users
 from sensor.context.workload import parse
-from sensor.events import AnyEvent, DeviceOpen, NetworkConnection, ProcessCreation
+from sensor.events import AnyEvent, CpuRounding, DeviceOpen, NetworkConnection, ProcessCreation
 from sensor.node import boottime_offset
 
 _SECOND = 1_000_000_000
@@ -118,6 +118,8 @@ class Context:
             return self._connect(raw)
         elif isinstance(raw, decode.DeviceAccess):
             return self._device(raw)
+        elif isinstance(raw, decode.Rounding):
+            return self._rounding(raw)
         elif isinstance(raw, decode.Payload):
             return self.conversations.payload(raw, self._base(raw))
         elif isinstance(raw, decode.FlowTotals):
@@ -315,6 +317,24 @@ class Context:
             agent_purpose=place.agent_purpose,
             agent_gpu=place.agent_gpu,
             agent_egress=place.agent_egress,
+        )
+
+    def _rounding(self, raw: decode.Rounding) -> CpuRounding:
+        own, parent = self._programs(raw)
+        return CpuRounding(
+            **self._base(raw),
+            image=raw.image or None,
+            command_line=own.command_line if own else None,
+            args=own.args if own else None,
+            parent_process_id=raw.ancestors[0][0] if raw.ancestors else None,
+            parent_image=parent.image if parent else None,
+            parent_command_line=parent.command_line if parent else None,
+            rounding_modes=sum(count > 0 for count in (raw.down, raw.up, raw.toward_zero)),
+            rounding_down=raw.down,
+            rounding_up=raw.up,
+            rounding_toward_zero=raw.toward_zero,
+            rounding_changes=raw.changes,
+            duration=round(raw.span / 1e9, 3),
         )
 
     def _programs(self, raw: decode.Origin) -> tuple[Process | None, Process | None]:
