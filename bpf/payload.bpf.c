@@ -15,7 +15,9 @@
 #define DATAGRAMS 6         /* of each direction, to and from one remote address */
 #define CHUNK_BYTES 4096
 #define DNS_PORT 53
+#ifndef REPORT_NS /* a test has it sooner */
 #define REPORT_NS 60000000000ULL
+#endif
 
 enum direction { OUTBOUND, INBOUND };
 

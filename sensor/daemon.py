@@ -26,6 +26,7 @@ from sensor.kernel.core import CoreBackend, Programs
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.ir import RuleSet
 from sensor.match.matcher import Matcher
+from sensor.match.mining import Mining
 from sensor.node import NodeError, cgroup2_mount, host
 from sensor.pipeline import Pipeline
 from sensor.record.sink import Sink
@@ -84,12 +85,14 @@ class Daemon:
         scope = self._context.cgroups.path(self._root.stat().st_ino)
         if scope is None:
             raise NodeError(f"{self._root} is no cgroup of the hierarchy at {mount}; name one with --cgroup-root")
+        self._mining = Mining()
         cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect)
         self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
         self._pipeline = Pipeline(
             context=self._context,
             matcher=Matcher(self._rules.rules),
+            mining=self._mining,
             executor=self._executor,
             alerts=self._alerts,
             events=self._events,
@@ -101,6 +104,7 @@ class Daemon:
                 "skipped": self._backend.missed_runs,
                 "undecodable": lambda: self._pipeline.undecodable,
                 "context": self._context.losses,
+                "mining": lambda: {"flows_evicted": self._mining.evicted},
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
             }
@@ -154,7 +158,7 @@ class Daemon:
             agents=len(self._context.agents),
             cgroup_root=str(self._root),
         )
-        for what, why in self._backend.missing.items():
+        for what, why in self._missing().items():
             log.warning(f"{what}: not available", reason=why)
         self._context.conversations.dns.start()
         self._supervisor.ready()
@@ -208,6 +212,9 @@ class Daemon:
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
 
+    def _missing(self) -> dict[str, str]:
+        return self._backend.missing | self._context.missing()
+
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
         self._tell_losses()
@@ -224,7 +231,7 @@ class Daemon:
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),
             "lost": self._losses.total,
-            "not_available": self._backend.missing,
+            "not_available": self._missing(),
             "kernel": self._backend.counters(),
             "control_refused": self._control.refused,
         }

@@ -160,6 +160,12 @@ class NetworkFlow(FlowEvent):
     """How many flows of the process to this destination ended since the last report; 0 while one is open."""
     refused: bool | None = None
     """It ended before it was established: nobody listens, or nobody answered."""
+    application_protocol: str | None = None
+    """As in NetworkPayload; "unknown" where its first words were seen and say nothing, absent where they were not."""
+    cpu_cores: float | None = None
+    """CPU seconds per second that the process's cgroup, with those below it, used in the last minute or so."""
+    gpu_utilisation: float | None = None
+    """Percent of one GPU's time that it used, summed over GPUs."""
 
 
 class DnsQuery(Event):

@@ -8,8 +8,9 @@ import structlog
 
 from sensor.context.enrich import Context
 from sensor.decode import DecodeError, decode
-from sensor.events import AnyEvent, ProcessCreation, to_record
+from sensor.events import AnyEvent, NetworkFlow, ProcessCreation, to_record
 from sensor.match.matcher import Matcher
+from sensor.match.mining import Mining
 from sensor.record.alerts import to_alert
 from sensor.record.sink import Sink
 from sensor.respond.executor import Executor, Pending
@@ -29,12 +30,14 @@ class Pipeline:
         alerts: Sink,
         events: Sink | None = None,
         context: Context | None = None,
+        mining: Mining | None = None,
         scope: str = "/",
     ) -> None:
         """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be, and so are
         programs that began in a cgroup whose path is unknown, unless `scope` is the root.
         """
         self._matcher = matcher
+        self._mining = mining or Mining()
         self._executor = executor
         self._alerts = alerts
         self._events = events
@@ -72,7 +75,10 @@ class Pipeline:
         self.seen[event.CATEGORY] += 1
         if self._events is not None:
             self._events.write(to_record(event))
-        for verdict in self._matcher.match(event):
+        verdicts = self._matcher.match(event)
+        if isinstance(event, NetworkFlow):
+            verdicts = [*verdicts, *self._mining.match(event)]
+        for verdict in verdicts:
             outcome = self._executor.begin(verdict)
             if not isinstance(outcome, Pending):
                 self._finish(verdict, outcome)

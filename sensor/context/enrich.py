@@ -13,9 +13,11 @@ from sensor.context.agents import Agents
 from sensor.context.cgroups import Cgroups
 from sensor.context.conversations import PROTOCOLS, Conversations
 from sensor.context.devices import Devices
+from sensor.context.gpus import DRIVER, Nvml
 from sensor.context.identity import guid
 from sensor.context.processes import Process, Processes
 from sensor.context.routes import Routes
+from sensor.context.usage import Usages
 from sensor.context.users import Users
 from sensor.context.workload import parse
 from sensor.events import AnyEvent, CpuRounding, DeviceOpen, NetworkConnection, ProcessCreation
@@ -64,6 +66,8 @@ class Context:
         self.routes = Routes()
         self.users = Users()
         self.conversations = Conversations(self.routes.scope)
+        self._gpus = Nvml() if DRIVER.exists() else None
+        self.usages = Usages(cgroup_root, self._gpus)
         self._agents = agents
         self._places: dict[int | tuple[int, int], _Place] = {}
         self._offset = 0
@@ -95,6 +99,11 @@ class Context:
     def close(self) -> None:
         self.routes.close()
 
+    def missing(self) -> dict[str, str]:
+        """What there is on this node but no way to know -> why."""
+        why = self._gpus.why if self._gpus else None
+        return {"gpu utilisation": why} if why else {}
+
     def losses(self) -> dict[str, int]:
         """What the tables had to let go or could not find, since the sensor began."""
         return {
@@ -103,6 +112,7 @@ class Context:
             "cgroups_unknown": self.cgroups.unknown,
             "users_unanswered": self.users.unanswered,
             "routes_failed": self.routes.failures,
+            "gpus_silent": self._gpus.failures if self._gpus else 0,
             **self.conversations.losses(),
         }
 
@@ -123,7 +133,9 @@ class Context:
         elif isinstance(raw, decode.Payload):
             return self.conversations.payload(raw, self._base(raw))
         elif isinstance(raw, decode.FlowTotals):
-            return self.conversations.totals(raw, self._base(raw))
+            base = self._base(raw)
+            usage = None if raw.closed else self.usages.of(raw.cgroup_id, base["cgroup_path"], raw.time)
+            return self.conversations.totals(raw, base, usage)
         else:
             self._cgroup(raw)
         return None

@@ -77,8 +77,8 @@ RECORDS = [
     connect_record(socket.AF_INET, bytes([127, 0, 0, 1])),
     connect_record(socket.AF_INET6, bytes(15) + b"\1"),
     device_record(3),
-    *(cgroup_record(kind) for kind in (wire.CGROUP_MADE, wire.CGROUP_REMOVED, wire.CGROUP_MOVED)),
     rounding_record(),
+    *(cgroup_record(kind) for kind in (wire.CGROUP_MADE, wire.CGROUP_REMOVED, wire.CGROUP_MOVED)),
 ]
 
 
