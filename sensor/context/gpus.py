@@ -65,7 +65,7 @@ class Nvml:
         try:
             samples = self._nvml.nvmlDeviceGetProcessUtilization(device, self._seen[number])
         except self._nvml.NVMLError as error:
-            if error.value != self._nvml.NVML_ERROR_NOT_FOUND:  # which only says: no process since
+            if error.value not in (self._nvml.NVML_SUCCESS, self._nvml.NVML_ERROR_NOT_FOUND):  # no process since
                 self.failures += 1
             return {}
         by_pid: dict[int, list[int]] = {}
