@@ -66,6 +66,9 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     """Of the destinations that count."""
 
 
+_TOLD = -1
+"""In place of the number of reports that followed one another."""
+
 _Key: TypeAlias = tuple[int | None, str | None, str | None, int | None, int | None]
 
 
@@ -87,24 +90,16 @@ class Mining:
         if event.flows or rule is None or not (self._is_quiet_talk(event) and self._is_busy(event)):
             self._steady.pop(key, None)
             return []
-        count = self._steady.get(key, 0) + 1
-        self._steady[key] = count
+        count = self._steady.get(key, 0)
+        if count != _TOLD:
+            count += 1
+        is_due = count >= self._thresholds.reports and (event.duration or 0) >= self._thresholds.duration_s
+        self._steady[key] = _TOLD if is_due else count
         self._steady.move_to_end(key)
         if len(self._steady) > self._limit:
             self._steady.popitem(last=False)
             self.evicted += 1
-        return [Verdict(rule=rule, event=event)] if self._is_the_one(event, count) else []
-
-    def _is_the_one(self, event: NetworkFlow, count: int) -> bool:
-        """The first report with which both limits are reached: later ones add nothing."""
-        wanted = self._thresholds
-        if count < wanted.reports or (event.duration or 0) < wanted.duration_s:
-            return False
-        self._steady[self._newest()] = -1 << 62  # steady still, and told
-        return True
-
-    def _newest(self) -> _Key:
-        return next(reversed(self._steady))
+        return [Verdict(rule=rule, event=event)] if is_due else []
 
     def _is_quiet_talk(self, event: NetworkFlow) -> bool:
         wanted = self._thresholds

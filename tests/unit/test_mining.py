@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+from click.testing import CliRunner
 
+from sensor.cli.replay import replay
 from sensor.events import NetworkFlow, from_record, to_record
 from sensor.match.mining import EXTERNAL, PRIVATE, RULES, SERVICE, Mining, Thresholds
 from sensor.verdict import RuleInfo
@@ -140,3 +145,20 @@ def test_a_recording_is_judged_alike() -> None:
     mining = Mining()
     events = [from_record(to_record(report(minute))) for minute in range(1, 12)]
     assert [v.rule for event in events for v in mining.match(event)] == [EXTERNAL]
+
+
+def test_replay_raises_the_alert(tmp_path: Path) -> None:
+    recording, alerts = tmp_path / "events.jsonl", tmp_path / "alerts.jsonl"
+    recording.write_bytes(b"".join(orjson.dumps(to_record(report(minute))) + b"\n" for minute in range(1, 30)))
+    done = CliRunner().invoke(replay, [str(recording), "--alerts", str(alerts)])
+    assert done.exit_code == 0, done.output
+    (alert,) = [orjson.loads(line) for line in alerts.read_bytes().splitlines()]
+    assert (alert["rule"]["id"], alert["rule"]["level"]) == (EXTERNAL.id, "high")
+    assert alert["response"]["outcome"] == "none" and alert["destination"]["ip"] == "203.0.113.9"
+
+
+def test_the_page_names_the_built_in_findings() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "RULES.md").read_text()
+    assert set(re.findall(r"^\| (Mining by behaviour: .+?) \| (\w+) \|", page, re.M)) == {
+        (r.title, r.level) for r in RULES
+    }
