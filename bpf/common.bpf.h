@@ -37,6 +37,7 @@ struct scratch {
 		struct cgroup_event cgroup;
 		struct payload_event payload;
 		struct flow_event flow;
+		struct rounding_event rounding;
 		__u8 bytes[RECORD_BYTES + ARGS_BYTES];
 	};
 };

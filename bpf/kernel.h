@@ -113,6 +113,35 @@ struct cgroup {
 	struct cgroup_root *root;
 };
 
+struct fxregs_state {
+	__u32 mxcsr;
+};
+
+struct xstate_header {
+	__u64 xfeatures;
+};
+
+struct xregs_state {
+	struct xstate_header header;
+};
+
+union fpregs_state {
+	struct fxregs_state fxsave;
+	struct xregs_state xsave;
+};
+
+struct fpstate {
+	union fpregs_state regs;
+};
+
+struct fpu {
+	struct fpstate *fpstate;
+};
+
+struct fpu___5_15 {
+	union fpregs_state state;
+};
+
 #pragma clang attribute pop
 
 #endif

@@ -20,6 +20,7 @@ enum event_kind {
 	EVENT_CGROUP_MOVED,
 	EVENT_PAYLOAD,
 	EVENT_FLOW,
+	EVENT_ROUNDING,
 	EVENT_KINDS,
 };
 
@@ -140,6 +141,14 @@ struct flow_event {
 	__u32 packets_in;
 	__u32 closed; /* enum flow_state */
 	__u32 flows;  /* that ended, of one process to one end; the totals are of all of them */
+};
+
+/* The rounding modes, other than to nearest, in which a program's threads were found when they left the CPU. */
+struct rounding_event {
+	struct origin origin;
+	__u64 span;      /* from the first sample to the last, ns */
+	__u32 counts[3]; /* samples down, up, toward zero */
+	__u32 changes;   /* how many differ from the one before */
 };
 
 #endif

@@ -27,6 +27,7 @@ from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.fanout import FanOut
 from sensor.match.ir import RuleSet
 from sensor.match.matcher import Matcher
+from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
 from sensor.node import NodeError, cgroup2_mount, host
@@ -87,6 +88,7 @@ class Daemon:
         scope = self._context.cgroups.path(self._root.stat().st_ino)
         if scope is None:
             raise NodeError(f"{self._root} is no cgroup of the hierarchy at {mount}; name one with --cgroup-root")
+        self._mining = Mining()
         cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect, within=scope)
         self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
@@ -99,7 +101,7 @@ class Daemon:
             events=self._events,
             scope=scope,
             alert_window_s=config.alert_window_s,
-            watchers=(FanOut().match, self._profiles.match),
+            watchers=(FanOut().match, self._profiles.match, self._mining.match),
         )
         self._losses = Losses(
             {
@@ -109,6 +111,7 @@ class Daemon:
                 "context": self._context.losses,
                 "correlation": self._pipeline.losses,
                 "profiles": self._profiles.losses,
+                "mining": lambda: {"flows_evicted": self._mining.evicted},
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
             }
@@ -165,6 +168,8 @@ class Daemon:
             agents=len(self._context.agents),
             cgroup_root=str(self._root),
         )
+        for what, why in self._missing().items():
+            log.warning(f"{what}: not available", reason=why)
         self._context.conversations.dns.start()
         self._supervisor.ready()
 
@@ -219,6 +224,9 @@ class Daemon:
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
 
+    def _missing(self) -> dict[str, str]:
+        return self._backend.missing | self._context.missing()
+
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
         self._tell_losses()
@@ -237,6 +245,7 @@ class Daemon:
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
             "lost": self._losses.total,
+            "not_available": self._missing(),
             "kernel": self._backend.counters(),
             "control_refused": self._control.refused,
         }

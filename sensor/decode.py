@@ -89,6 +89,19 @@ class DeviceAccess(Origin):
     denied: bool
 
 
+class Rounding(Origin):
+    """A program keeps changing among the three rounding modes other than to nearest (MXCSR bits 13 and 14)."""
+
+    span: int
+    """From the first sample to the last, nanoseconds."""
+    down: int
+    """Samples, taken when one of its threads left the CPU, in which arithmetic rounded down; so for the others."""
+    up: int
+    toward_zero: int
+    changes: int
+    """How many samples differ from the one before."""
+
+
 class Ends(msgspec.Struct, gc=False, frozen=True):
     """Between what and what a flow runs, and which it is."""
 
@@ -155,7 +168,7 @@ class CgroupMoved(Kernel):
 
 
 KernelEvent: TypeAlias = (
-    Exec | Exit | Connect | DeviceAccess | CgroupMade | CgroupRemoved | CgroupMoved | Payload | FlowTotals
+    Exec | Exit | Connect | DeviceAccess | CgroupMade | CgroupRemoved | CgroupMoved | Payload | FlowTotals | Rounding
 )
 
 
@@ -362,6 +375,23 @@ def _flow(data: bytes) -> FlowTotals:
     )
 
 
+def _rounding(data: bytes) -> Rounding:
+    fields = wire.ROUNDING_EVENT.unpack_from(data)
+    time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
+    image = _tail(data, wire.ROUNDING_EVENT.size, fields[25])
+    return Rounding(
+        time,
+        tgid,
+        start,
+        cgroup_id,
+        uid,
+        _path(image),
+        _ancestors(fields),
+        bool(flags & wire.TRUNCATED),
+        *fields[27:],
+    )
+
+
 _DECODERS: dict[int, Callable[[bytes], KernelEvent]] = {
     wire.EXEC: _exec,
     wire.EXIT: _exit,
@@ -372,4 +402,5 @@ _DECODERS: dict[int, Callable[[bytes], KernelEvent]] = {
     wire.CGROUP_MOVED: _cgroup,
     wire.PAYLOAD: _payload,
     wire.FLOW: _flow,
+    wire.ROUNDING: _rounding,
 }

@@ -171,6 +171,12 @@ class NetworkFlow(FlowEvent):
     """How many flows of the process to this destination ended since the last report; 0 while one is open."""
     refused: bool | None = None
     """It ended before it was established: nobody listens, or nobody answered."""
+    application_protocol: str | None = None
+    """As in NetworkPayload; "unknown" where its first words were seen and say nothing, absent where they were not."""
+    cpu_cores: float | None = None
+    """CPU seconds per second that the process's cgroup, with those below it, used in the last minute or so."""
+    gpu_utilisation: float | None = None
+    """Percent of one GPU's time that it used, summed over GPUs."""
 
 
 class DnsQuery(Event):
@@ -200,7 +206,29 @@ class DeviceOpen(Event):
     denied: bool | None = None
 
 
-AnyEvent: TypeAlias = ProcessCreation | NetworkConnection | NetworkPayload | NetworkFlow | DnsQuery | DeviceOpen
+class CpuRounding(Event):
+    """A program keeps changing the rounding mode of its floating-point arithmetic at random; said once of each.
+
+    Counted are samples, ten a second at most: the mode in which one of its threads left the CPU. Those to nearest,
+    the mode of nearly every program, are left out.
+    """
+
+    CATEGORY: ClassVar[str] = "cpu_rounding"
+
+    rounding_modes: int | None = None
+    """How many of the three were sampled."""
+    rounding_down: int | None = None
+    rounding_up: int | None = None
+    rounding_toward_zero: int | None = None
+    rounding_changes: int | None = None
+    """How many samples differ from the one before."""
+    duration: float | None = None
+    """Seconds from the first sample to the last."""
+
+
+AnyEvent: TypeAlias = (
+    ProcessCreation | NetworkConnection | NetworkPayload | NetworkFlow | DnsQuery | DeviceOpen | CpuRounding
+)
 
 
 def kernel_time(event: AnyEvent) -> int:

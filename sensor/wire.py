@@ -6,7 +6,7 @@ import struct
 
 ANCESTORS = 8
 
-EXEC, EXIT, CONNECT, DEVICE, CGROUP_MADE, CGROUP_REMOVED, CGROUP_MOVED, PAYLOAD, FLOW = range(1, 10)
+EXEC, EXIT, CONNECT, DEVICE, CGROUP_MADE, CGROUP_REMOVED, CGROUP_MOVED, PAYLOAD, FLOW, ROUNDING = range(1, 11)
 KINDS = {
     EXEC: "exec",
     EXIT: "exit",
@@ -17,6 +17,7 @@ KINDS = {
     CGROUP_MOVED: "cgroup_moved",
     PAYLOAD: "payload",
     FLOW: "flow",
+    ROUNDING: "rounding",
 }
 
 TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE = 1, 2, 4, 8, 16
@@ -45,5 +46,7 @@ PAYLOAD_EVENT = struct.Struct(f"={_HEADER}{_ENDS}IHH")
 """header, cookie, remote, local, remote port, local port, family, protocol, offset, length, inbound"""
 FLOW_EVENT = struct.Struct(f"={_HEADER}{_ENDS}QQQIIII")
 """…, began, bytes out, bytes in, packets out, packets in, state, flows"""
+ROUNDING_EVENT = struct.Struct(f"={_ORIGIN}QIIII")
+"""…, span, samples down, up, toward zero, changes"""
 
 OPEN, CLOSED, CLOSED_REFUSED = range(3)

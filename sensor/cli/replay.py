@@ -16,6 +16,7 @@ from sensor.faults import Fault
 from sensor.match.fanout import FanOut
 from sensor.match.load import load_rules
 from sensor.match.matcher import Matcher
+from sensor.match.mining import Mining
 from sensor.match.profiles import Profiles
 from sensor.pipeline import Pipeline
 from sensor.record.log import configure
@@ -64,7 +65,7 @@ def replay(
     except OSError as error:
         click.echo(f"hostbrake: alerts cannot be written to {alerts}: {error.strerror}", err=True)
         sys.exit(1)
-    watchers = (FanOut().match, Profiles(profiles, keeps=False).match)
+    watchers = (FanOut().match, Profiles(profiles, keeps=False).match, Mining().match)
     pipeline = Pipeline(
         matcher=matcher, executor=rehearsal(), alerts=sink, alert_window_s=alert_window_s, watchers=watchers
     )

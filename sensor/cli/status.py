@@ -63,6 +63,8 @@ def _show(answer: dict[str, Any]) -> None:
         table.add_row("refused", f"{answer['control_refused']:,} requests at the control socket")
     lost = answer["lost"]
     table.add_row("lost", "\n".join(_counts(lost)) or "nothing", style="bold red" if lost else "")
+    for what, why in answer["not_available"].items():
+        table.add_row(what, f"not available: {why}", style="yellow")
     Console(highlight=False).print(table)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sensor.context.flows import DNS_PORT, Flows
 from sensor.context.names import Names, Parser
+from sensor.context.usage import Usage
 from sensor.decode import Ends, FlowTotals, Payload
 from sensor.events import AnyEvent, DnsQuery, NetworkConnection, NetworkFlow, NetworkPayload
 from sensor.protocols import Finding
@@ -75,15 +76,16 @@ class Conversations:
         ends = self._ends(raw.ends)
         return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
 
-    def totals(self, raw: FlowTotals, base: Base) -> list[AnyEvent]:
+    def totals(self, raw: FlowTotals, base: Base, usage: Usage | None = None) -> list[AnyEvent]:
         """The event of a flow that ended, or that has been open for another minute."""
         self._add_process(raw.tgid, raw.start, base)
+        protocol, name = self.flows.known(raw)
         self.flows.ended(raw)
         return [
             NetworkFlow(
                 **base,
                 **self._ends(raw.ends),
-                destination_hostname=self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
+                destination_hostname=name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
                 bytes_out=raw.bytes_out,
                 bytes_in=raw.bytes_in,
                 packets_out=raw.packets_out,
@@ -91,6 +93,9 @@ class Conversations:
                 duration=round((raw.time - raw.began) / 1e9, 3),
                 flows=raw.flows,
                 refused=raw.refused,
+                application_protocol=_SAME.get(protocol, protocol) if protocol else None,
+                cpu_cores=usage.cpu_cores if usage else None,
+                gpu_utilisation=usage.gpu_utilisation if usage else None,
             )
         ]
 

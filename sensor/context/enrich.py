@@ -13,12 +13,14 @@ from sensor.context.agents import Agents
 from sensor.context.cgroups import Cgroups
 from sensor.context.conversations import PROTOCOLS, Conversations
 from sensor.context.devices import Devices
+from sensor.context.gpus import DRIVER, Nvml
 from sensor.context.identity import guid
 from sensor.context.processes import Process, Processes
 from sensor.context.routes import Routes
+from sensor.context.usage import Usages
 from sensor.context.users import Users
 from sensor.context.workload import parse
-from sensor.events import AnyEvent, DeviceOpen, NetworkConnection, ProcessCreation
+from sensor.events import AnyEvent, CpuRounding, DeviceOpen, NetworkConnection, ProcessCreation
 from sensor.node import boottime_offset
 
 _SECOND = 1_000_000_000
@@ -64,6 +66,8 @@ class Context:
         self.routes = Routes()
         self.users = Users()
         self.conversations = Conversations(self.routes.scope)
+        self._gpus = Nvml() if DRIVER.exists() else None
+        self.usages = Usages(cgroup_root, self._gpus)
         self._agents = agents
         self._places: dict[int | tuple[int, int], _Place] = {}
         self._offset = 0
@@ -95,6 +99,11 @@ class Context:
     def close(self) -> None:
         self.routes.close()
 
+    def missing(self) -> dict[str, str]:
+        """What there is on this node but no way to know -> why."""
+        why = self._gpus.why if self._gpus else None
+        return {"gpu utilisation": why} if why else {}
+
     def losses(self) -> dict[str, int]:
         """What the tables had to let go or could not find, since the sensor began."""
         return {
@@ -103,6 +112,7 @@ class Context:
             "cgroups_unknown": self.cgroups.unknown,
             "users_unanswered": self.users.unanswered,
             "routes_failed": self.routes.failures,
+            "gpus_silent": self._gpus.failures if self._gpus else 0,
             **self.conversations.losses(),
         }
 
@@ -118,10 +128,14 @@ class Context:
             return self._connect(raw)
         elif isinstance(raw, decode.DeviceAccess):
             return self._device(raw)
+        elif isinstance(raw, decode.Rounding):
+            return self._rounding(raw)
         elif isinstance(raw, decode.Payload):
             return self.conversations.payload(raw, self._base(raw))
         elif isinstance(raw, decode.FlowTotals):
-            return self.conversations.totals(raw, self._base(raw))
+            base = self._base(raw)
+            usage = None if raw.closed else self.usages.of(raw.cgroup_id, base["cgroup_path"], raw.time)
+            return self.conversations.totals(raw, base, usage)
         else:
             self._cgroup(raw)
         return None
@@ -321,6 +335,24 @@ class Context:
             agent_purpose=place.agent_purpose,
             agent_gpu=place.agent_gpu,
             agent_egress=place.agent_egress,
+        )
+
+    def _rounding(self, raw: decode.Rounding) -> CpuRounding:
+        own, parent = self._programs(raw)
+        return CpuRounding(
+            **self._base(raw),
+            image=raw.image or None,
+            command_line=own.command_line if own else None,
+            args=own.args if own else None,
+            parent_process_id=raw.ancestors[0][0] if raw.ancestors else None,
+            parent_image=parent.image if parent else None,
+            parent_command_line=parent.command_line if parent else None,
+            rounding_modes=sum(count > 0 for count in (raw.down, raw.up, raw.toward_zero)),
+            rounding_down=raw.down,
+            rounding_up=raw.up,
+            rounding_toward_zero=raw.toward_zero,
+            rounding_changes=raw.changes,
+            duration=round(raw.span / 1e9, 3),
         )
 
     def _programs(self, raw: decode.Origin) -> tuple[Process | None, Process | None]:

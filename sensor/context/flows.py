@@ -48,6 +48,8 @@ class _Entry:
         self.recogniser = Flow(transport, raw.ends.remote_port)  # type: ignore[arg-type]
         self.streams = (_Stream(), _Stream()) if transport == "tcp" else None
         self.dns = b""
+        self.protocol = "unknown"
+        self.name: str | None = None
 
 
 class Flows:
@@ -67,7 +69,16 @@ class Flows:
         data = entry.streams[raw.inbound].add(raw.offset, raw.data) if entry.streams else raw.data
         if not data or entry.recogniser.done:
             return None
-        return entry.recogniser.inbound(data) if raw.inbound else entry.recogniser.outbound(data)
+        found = entry.recogniser.inbound(data) if raw.inbound else entry.recogniser.outbound(data)
+        if found is not None:
+            entry.protocol = found.protocol
+            entry.name = found.tls_server_name or found.http_host or entry.name
+        return found
+
+    def known(self, raw: FlowTotals) -> tuple[str | None, str | None]:
+        """The protocol, "unknown" where its words say nothing and None where none were seen, and the peer's name."""
+        entry = self._entries.get(_key(raw))
+        return (entry.protocol, entry.name) if entry else (None, None)
 
     def dns_messages(self, raw: Payload) -> list[bytes]:
         """The DNS messages that this part of a flow to or from port 53 completes (RFC 7766 section 8 for TCP)."""

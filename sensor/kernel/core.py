@@ -16,7 +16,10 @@ from sensor.kernel.ring import Ring, open_ring
 OBJECT = Path(__file__).with_name("hostbrake.bpf.o")
 _RING_BYTES_PER_CPU = 256 * 1024
 _RING_BYTES_LEAST, _RING_BYTES_MOST = 4 * 1024 * 1024, 32 * 1024 * 1024
+VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 SCRATCH_PER_CPU = 4
+_ROUNDING = "on_rounding"
+_ROUNDING_TRACEPOINT = "x86_fpu_regs_deactivated"
 _SLOTS = (len(wire.KINDS) + 1) * len(wire.COUNTERS)
 
 
@@ -26,21 +29,50 @@ def ring_bytes(cpus: int) -> int:
     return min(max(1 << (wanted - 1).bit_length(), _RING_BYTES_LEAST), _RING_BYTES_MOST)
 
 
+def rounding_missing(btf: Path = VMLINUX_BTF) -> str | None:
+    """Why the kernel cannot tell of rounding modes; None where it can."""
+    try:
+        # Each tracepoint has a type of this name (include/trace/bpf_probe.h), and the kernel's BTF holds it as text.
+        known = f"\0btf_trace_{_ROUNDING_TRACEPOINT}\0".encode() in btf.read_bytes()
+    except OSError as error:
+        return f"{btf} cannot be read: {error.strerror}"
+    return None if known else f"this kernel has no tracepoint {_ROUNDING_TRACEPOINT}"
+
+
 class Programs:
     """The object's programs and maps in the kernel, attached nowhere. Raises BpfError where it refuses them."""
 
-    def __init__(self, object_path: Path = OBJECT) -> None:
+    def __init__(self, object_path: Path = OBJECT, btf: Path = VMLINUX_BTF) -> None:
         self.library = Libbpf()
-        self.object = BpfObject(self.library, read_object(object_path))
-        cpus = self.library.possible_cpus
-        self.ring_bytes = ring_bytes(cpus)
+        self.names: list[str] = []
+        """Of the programs that were loaded."""
+        self.missing: dict[str, str] = {}
+        """What this kernel offers no way to see -> why."""
+        self.ring_bytes = ring_bytes(self.library.possible_cpus)
+        image = read_object(object_path)
+        why = rounding_missing(btf)
+        if why is None:
+            try:
+                self.object = self._load(image, with_rounding=True)
+                return
+            except BpfError as error:
+                why = str(error)
+        self.object = self._load(image, with_rounding=False)
+        self.missing["randomx detection"] = why
+
+    def _load(self, image: bytes, with_rounding: bool) -> BpfObject:
+        loading = BpfObject(self.library, image)
         try:
-            self.object.resize("scratches", SCRATCH_PER_CPU * cpus)
-            self.object.resize("events", self.ring_bytes)
-            self.object.load()
+            loading.resize("scratches", SCRATCH_PER_CPU * self.library.possible_cpus)
+            loading.resize("events", self.ring_bytes)
+            if with_rounding:
+                loading.want(_ROUNDING)
+            loading.load()
         except BpfError:
-            self.object.close()
+            loading.close()
             raise
+        self.names = [name for name in loading.programs() if with_rounding or name != _ROUNDING]
+        return loading
 
 
 class Loading(threading.Thread):
@@ -71,6 +103,7 @@ class CoreBackend:
 
     def __init__(self, cgroup_root: Path, gpu_majors: Iterable[int], programs: Programs | None = None) -> None:
         loaded = programs or Programs()
+        self.missing = loaded.missing
         self._object = loaded.object
         try:
             self._cpu_values = (ctypes.c_uint64 * (_SLOTS * loaded.library.possible_cpus))()
@@ -78,7 +111,8 @@ class CoreBackend:
             self._counters_fd = self._object.map_fd("counters")
             self._ring_fd = self._object.map_fd("events")
             self._ring: Ring = open_ring(loaded.library, self._ring_fd, loaded.ring_bytes)
-            self._programs = self._object.programs()
+            handles = self._object.programs()
+            self._programs = {name: handles[name] for name in loaded.names}
             self._attach(cgroup_root)
         except (BpfError, OSError):
             self._object.close()

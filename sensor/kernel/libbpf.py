@@ -36,6 +36,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map_lookup_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER]),
     "bpf_program__name": (ctypes.c_char_p, [_POINTER]),
     "bpf_program__section_name": (ctypes.c_char_p, [_POINTER]),
+    "bpf_program__set_autoload": (ctypes.c_int, [_POINTER, ctypes.c_bool]),
     "bpf_program__fd": (ctypes.c_int, [_POINTER]),
     "bpf_program__attach": (_POINTER, [_POINTER]),
     "bpf_program__attach_cgroup": (_POINTER, [_POINTER, ctypes.c_int]),
@@ -111,6 +112,10 @@ class BpfObject:
             found[self._library.text("bpf_program__name", program)] = program
             program = self._library.next_program(self._object or 0, program)
         return found
+
+    def want(self, name: str) -> None:
+        """Load this program too, whose section begins with "?"; only before `load`."""
+        self._library.call("bpf_program__set_autoload", self.programs()[name], True, what=f"BPF program {name}")
 
     def attach(self, program: int, cgroup_fd: int) -> None:
         """Attach where the program's section says; a cgroup program to the cgroup behind `cgroup_fd`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from sensor.events import (
     AnyEvent,
+    CpuRounding,
     DeviceOpen,
     DnsQuery,
     FlowEvent,
@@ -30,6 +31,7 @@ _CATEGORY = {
     NetworkFlow.CATEGORY: ("network", "flow"),
     DnsQuery.CATEGORY: ("network", "dns-query"),
     DeviceOpen.CATEGORY: ("host", "device-open"),
+    CpuRounding.CATEGORY: ("process", "cpu-rounding"),
 }
 """event.category (of ECS's allowed values) and event.action, by Sigma category."""
 
@@ -85,6 +87,8 @@ def _deed(event: AnyEvent) -> str:
     if isinstance(event, DnsQuery):
         kind = f" ({_quoted(event.query_type, _SHORT_LENGTH)})" if event.query_type else ""
         return f"looked up {_quoted(event.query_name or '?', _QUOTE_LENGTH)}{kind}"
+    if isinstance(event, CpuRounding):
+        return "kept changing the rounding mode of its arithmetic at random"
     deed = "was kept from opening" if event.denied else "opened"
     return f"{deed} {_quoted(event.device_class or 'device', _SHORT_LENGTH)} {event.device_major}:{event.device_minor}"
 

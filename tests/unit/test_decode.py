@@ -19,6 +19,7 @@ from sensor.decode import (
     DeviceAccess,
     Exec,
     Exit,
+    Rounding,
     decode,
 )
 
@@ -68,14 +69,25 @@ def cgroup_record(kind: int) -> bytes:
     return wire.CGROUP_EVENT.pack(*header(kind), 88, 55, 66, 6) + b"/a\nb\xff\0"
 
 
+def rounding_record() -> bytes:
+    return wire.ROUNDING_EVENT.pack(*origin(wire.ROUNDING, b"x\0"), 9_000_000_000, 17, 31, 16, 39) + b"x\0"
+
+
 RECORDS = [
     exec_record(),
     wire.HEADER.pack(*header(wire.EXIT)),
     connect_record(socket.AF_INET, bytes([127, 0, 0, 1])),
     connect_record(socket.AF_INET6, bytes(15) + b"\1"),
     device_record(3),
+    rounding_record(),
     *(cgroup_record(kind) for kind in (wire.CGROUP_MADE, wire.CGROUP_REMOVED, wire.CGROUP_MOVED)),
 ]
+
+
+def test_rounding() -> None:
+    event = decode(rounding_record())
+    assert isinstance(event, Rounding) and event.image == "/x"
+    assert (event.span, event.down, event.up, event.toward_zero, event.changes) == (9_000_000_000, 17, 31, 16, 39)
 
 
 def test_exec() -> None:
