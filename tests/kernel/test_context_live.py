@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -146,9 +147,11 @@ def live() -> Iterator[tuple[CoreBackend, Context]]:
 
 def enriched(live: tuple[CoreBackend, Context]) -> list[AnyEvent]:
     backend, context = live
-    found = []
+    found: list[AnyEvent] = []
     while records := backend.read():
-        found += [event for record in records if (event := context.enrich(decode(record))) is not None]
+        for record in records:
+            event = context.enrich(decode(record))
+            found += event if isinstance(event, list) else [event] if event else []
     return found
 
 
@@ -162,7 +165,8 @@ def test_events_of_the_live_kernel_name_process_parent_and_cgroup(
     live: tuple[CoreBackend, Context], cgroup: Path
 ) -> None:
     argv = ["/bin/bash", "-c", SHELL_SCRIPT, "job", str(cgroup)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE) as shell:
+    with subprocess.Popen(argv, stdin=subprocess.PIPE) as shell, contextlib.ExitStack() as ended:
+        ended.callback(shell.kill)  # whatever fails below: it would be waited for
         connects: list[NetworkConnection] = []
         execs: list[ProcessCreation] = []
         deadline = time.monotonic() + 30

@@ -50,9 +50,11 @@ class Watch:
         inside = "/" + str(self.cgroup.relative_to(cgroup2_mount()))
         found = set()
         while records := self.core.read():
-            for event in filter(None, (self.context.enrich(decode(record)) for record in records)):
-                if event.cgroup_path == inside:
-                    found |= {(Path(v.rule.path).stem, v.rule.level) for v in self.matcher.match(event)}
+            for record in records:
+                events = self.context.enrich(decode(record)) or []
+                for event in events if isinstance(events, list) else [events]:
+                    if event.cgroup_path == inside:
+                        found |= {(Path(v.rule.path).stem, v.rule.level) for v in self.matcher.match(event)}
         return found
 
     def names(self) -> set[str]:
