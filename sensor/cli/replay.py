@@ -31,7 +31,7 @@ _READER_S = 60.0
 @click.argument("recording", type=click.File("rb"))
 @click.option(
     "--rules",
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path, exists=True, readable=False),  # access(2) does not count capabilities
     multiple=True,
     help="directory of rules, repeatable; default: the shipped ones and /etc/hostbrake/rules.d",
 )

@@ -105,7 +105,11 @@ def logged(sensor: Sensor, event: str) -> list[dict[str, Any]]:
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
     """Every line of a file by RFC 8259: strict UTF-8, one object a line, the last one ended."""
-    data = path.read_bytes()
+    for _ in range(100):  # the sensor may be writing just now
+        data = path.read_bytes()
+        if data.endswith(b"\n") or not data:
+            break
+        time.sleep(0.01)
     assert data.endswith(b"\n") or not data
     return [json.loads(line.decode()) for line in data.split(b"\n")[:-1]]
 
