@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sensor.context.flows import DNS_PORT, Flows
 from sensor.context.names import Names, Parser
 from sensor.context.usage import Usage
 from sensor.decode import Ends, FlowTotals, Payload
 from sensor.events import AnyEvent, DnsQuery, NetworkConnection, NetworkFlow, NetworkPayload
-from sensor.protocols import Finding
+
+if TYPE_CHECKING:
+    from sensor.protocols import Finding
 
 PROTOCOLS = {
     1: "icmp",

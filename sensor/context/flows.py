@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from sensor.decode import FlowTotals, Payload
-from sensor.protocols import Finding, Flow
+
+if TYPE_CHECKING:
+    from sensor.protocols import Finding
 
 DNS_PORT = 53
 _HELD_PARTS = 32
@@ -44,6 +46,8 @@ class _Stream:
 
 class _Entry:
     def __init__(self, raw: Payload) -> None:
+        from sensor.protocols import Flow  # noqa: PLC0415 (0.1 s: imported in a thread once the sensor is ready)
+
         transport = "udp" if raw.ends.protocol == socket.IPPROTO_UDP else "tcp"
         self.recogniser = Flow(transport, raw.ends.remote_port)  # type: ignore[arg-type]
         self.streams = (_Stream(), _Stream()) if transport == "tcp" else None

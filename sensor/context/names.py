@@ -81,6 +81,7 @@ class Parser:
         import dns.rdatatype  # noqa: PLC0415
 
         self._dns = dns
+        import sensor.protocols  # noqa: PLC0415, F401 (what flows will need, see sensor.context.flows)
 
     def parse(self, message: bytes) -> Answer | None:
         """The question and its answer, or None for what is no DNS message. Waits for the import if it must."""
