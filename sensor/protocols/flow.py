@@ -81,6 +81,7 @@ class _Streams:
         "_looks",
         "_ours",
         "_shut",
+        "_silent",
         "_theirs",
         "_turns",
         "_unread",
@@ -91,6 +92,8 @@ class _Streams:
         self._ours = Stream(ours=True)
         self._theirs = Stream(ours=False)
         self._dialogue: Dialogue | None = None
+        self._silent = True
+        """The dialogue has found nothing so far."""
         self._shut: set[bool] = set()
         """Directions, by `Stream.ours`, that open nothing known."""
         self._carriers: list[Finding] = []
@@ -148,7 +151,8 @@ class _Streams:
             if found is not None:
                 self._found = found
                 new = within(found, self._carriers[-1]) if self._carriers else found
-            if dialogue.state is State.MISS:
+                self._silent = False
+            if dialogue.state is State.MISS or (last and self._silent):
                 self._dialogue = None
                 self._shut.add(dialogue.client.ours)
             elif dialogue.state is State.CARRIES and len(self._carriers) < MAX_DEPTH and self._found:
@@ -166,6 +170,7 @@ class _Streams:
                 self._shut.add(stream.ours)
             elif not isinstance(protocol, State):
                 self._dialogue = protocol(stream, other)
+                self._silent = True
                 return self._dialogue
         return None
 
@@ -174,6 +179,7 @@ class _Streams:
         self._carriers.append(within(said, self._carriers[-1]) if self._carriers else said)
         self._shut.clear()
         self._dialogue = carrier.carries(carrier.client, carrier.server) if carrier.carries else None
+        self._silent = True
 
 
 class _Datagrams:
