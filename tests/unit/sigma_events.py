@@ -44,7 +44,7 @@ from sensor.events import CLASSES, AnyEvent, fields_of
 ODD = [
     *"*?%_\\'\"`[]^-;:/.x0Kks \t\n",
     *("é", "É", "ß", "ẞ", "İ", "ı", "Σ", "σ", "ς", "\N{KELVIN SIGN}", "ſ", "–", "\u202e", "\U0001f600", "\u2028"),
-    *("e\u0301", "ß\n"),
+    *("e\u0301", "ß\n", "\v", "\f", "\r", "\x85", "\u00a0", "\x1f", "\x7f"),
 ]
 """What means something to Sigma, SQL, regular expressions, case folding or a terminal."""
 ODD_CHARACTERS = [odd for odd in ODD if len(odd) == 1]
@@ -278,4 +278,5 @@ def _typed(kind: type, value: Any) -> Any:
         return text
     if kind is bool:
         return {"true": True, "false": False}.get(text.lower())
-    return kind(text) if re.fullmatch("-?[0-9]{1,15}", text) else None
+    number = re.fullmatch(r"-?[0-9]{1,15}(\.[0-9]{1,6})?", text)
+    return kind(text) if number and not (kind is int and number[1]) else None

@@ -109,6 +109,12 @@ def _canonical(text: str) -> str | None:
         return None
 
 
+def _has_vertical_tab(facts: Facts, event: AnyEvent) -> bool:
+    return any("\\s" in str(e.regexp).lower() for e in facts.expressions) and any(
+        "\v" in text for text in _texts(event)
+    )
+
+
 def _ends_in_line_end(facts: Facts, event: AnyEvent) -> bool:
     return any("$" in str(e.regexp) for e in facts.expressions) and any(text.endswith("\n") for text in _texts(event))
 
@@ -129,6 +135,10 @@ EXCLUSIONS = {
         "An IPv6 address leaves out the zeros that a group begins with, which the backend's patterns do not know: "
         "for it 'ff0::1' is in ff00::/8.",
         _has_uneven_network,
+    ),
+    "vertical tab": Exclusion(
+        "The vertical tab is white space (\\s) for Python's re, not for RE2, to which pySigma holds expressions too.",
+        _has_vertical_tab,
     ),
     "final line end": Exclusion(
         "The test's REGEXP is Python's re, whose $ also stands before a final line end; RE2's stands at the end alone.",
