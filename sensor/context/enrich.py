@@ -252,21 +252,22 @@ class Context:
             "agent_egress": place.agent_egress,
         }
 
-    def _connect(self, raw: decode.Connect) -> NetworkConnection:
-        user = self.users.name(raw.uid)
-        place = self._place(raw.cgroup_id, raw.uid, user)
+    def _actor(self, raw: decode.Origin) -> dict[str, Any]:
+        """`_base`, and what the process and its parent run."""
         own, parent = self._programs(raw)
+        return {
+            **self._base(raw),
+            "image": raw.image or None,
+            "command_line": own.command_line if own else None,
+            "args": own.args if own else None,
+            "parent_process_id": raw.ancestors[0][0] if raw.ancestors else None,
+            "parent_image": parent.image if parent else None,
+            "parent_command_line": parent.command_line if parent else None,
+        }
+
+    def _connect(self, raw: decode.Connect) -> NetworkConnection:
         event = NetworkConnection(
-            time=raw.time + self._offset,
-            boottime=raw.time,
-            process_id=raw.tgid,
-            process_guid=guid(raw.tgid, raw.start),
-            image=raw.image or None,
-            command_line=own.command_line if own else None,
-            args=own.args if own else None,
-            parent_process_id=raw.ancestors[0][0] if raw.ancestors else None,
-            parent_image=parent.image if parent else None,
-            parent_command_line=parent.command_line if parent else None,
+            **self._actor(raw),
             initiated=True,
             protocol=PROTOCOLS.get(raw.protocol) or str(raw.protocol),
             destination_ip=raw.address,
@@ -276,19 +277,6 @@ class Context:
             source_port=raw.source_port,
             denied=raw.denied,
             repeats=raw.repeats or None,
-            user=user,
-            user_id=raw.uid,
-            cgroup_id=raw.cgroup_id,
-            cgroup_path=place.path,
-            container_id=place.container_id,
-            systemd_unit=place.systemd_unit,
-            slurm_job_id=place.slurm_job_id,
-            kubernetes_pod=place.kubernetes_pod,
-            agent=place.agent,
-            agent_owner=place.agent_owner,
-            agent_purpose=place.agent_purpose,
-            agent_gpu=place.agent_gpu,
-            agent_egress=place.agent_egress,
         )
         if raw.prompt is not None:
             event.prompted_by_ip = raw.prompt.address
@@ -300,21 +288,9 @@ class Context:
         return event
 
     def _device(self, raw: decode.DeviceAccess) -> DeviceOpen:
-        user = self.users.name(raw.uid)
-        place = self._place(raw.cgroup_id, raw.uid, user)
-        own, parent = self._programs(raw)
         device_class, index = self.devices.device(raw.major, raw.minor)
         return DeviceOpen(
-            time=raw.time + self._offset,
-            boottime=raw.time,
-            process_id=raw.tgid,
-            process_guid=guid(raw.tgid, raw.start),
-            image=raw.image or None,
-            command_line=own.command_line if own else None,
-            args=own.args if own else None,
-            parent_process_id=raw.ancestors[0][0] if raw.ancestors else None,
-            parent_image=parent.image if parent else None,
-            parent_command_line=parent.command_line if parent else None,
+            **self._actor(raw),
             device_class=device_class,
             device_major=raw.major,
             device_minor=raw.minor,
@@ -322,19 +298,6 @@ class Context:
             access=_ACCESS.get(raw.access),
             denied=raw.denied,
             repeats=raw.repeats or None,
-            user=user,
-            user_id=raw.uid,
-            cgroup_id=raw.cgroup_id,
-            cgroup_path=place.path,
-            container_id=place.container_id,
-            systemd_unit=place.systemd_unit,
-            slurm_job_id=place.slurm_job_id,
-            kubernetes_pod=place.kubernetes_pod,
-            agent=place.agent,
-            agent_owner=place.agent_owner,
-            agent_purpose=place.agent_purpose,
-            agent_gpu=place.agent_gpu,
-            agent_egress=place.agent_egress,
         )
 
     def _rounding(self, raw: decode.Rounding) -> CpuRounding:
