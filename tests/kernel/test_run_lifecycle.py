@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,11 @@ def bpftool(*arguments: str | Path) -> list[dict[str, Any]]:
 
 def held_programs(pid: int) -> set[int]:
     """Ids of the BPF programs that a process holds, by descriptor or by link (proc(5), /proc/PID/fdinfo)."""
-    said = "".join(path.read_text() for path in Path(f"/proc/{pid}/fdinfo").iterdir())
-    return {int(number) for number in re.findall(r"^prog_id:\s*(\d+)$", said, re.MULTILINE)}
+    said = []
+    for path in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            said.append(path.read_text())
+    return {int(number) for number in re.findall(r"^prog_id:\s*(\d+)$", "".join(said), re.MULTILINE)}
 
 
 def test_a_storm_without_end_keeps_nobody_from_asking_or_stopping(launch: Launch, cgroup: Path) -> None:
