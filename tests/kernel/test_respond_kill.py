@@ -168,8 +168,8 @@ def test_stopped_and_traced_processes_die(cgroup: Path) -> None:
 def test_a_fork_bomb_dies(cgroup: Path) -> None:
     process = python_in(cgroup, FORK_BOMB)
     wait_for(lambda: len((cgroup / "cgroup.procs").read_text().split()) > 30, "many processes")
-    outcome = outcome_of(executor(), verdict_on(process.pid, cgroup))
-    assert outcome.outcome == "done" and outcome.processes is not None and outcome.processes > 30
+    outcome = outcome_of(executor(), verdict_on(process.pid, cgroup))  # its processes come and go all the while
+    assert outcome.outcome == "done" and outcome.processes is not None and outcome.processes > 10
     assert is_empty(cgroup) and is_dead(process.pid)
 
 
