@@ -2,10 +2,8 @@
 /* The first words of each flow that begins here, and what it carries until it ends: cgroup_skb sees every packet of
  * every socket, however it was connected (kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb). Once a flow's first
  * words are known a packet costs one look-up and two additions. */
-#include "connect.bpf.h"
+#include "flow.bpf.h"
 
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
 #define ALLOW 1
@@ -15,43 +13,8 @@
 #define DATAGRAMS 6         /* of each direction, to and from one remote address */
 #define CHUNK_BYTES 4096
 #define DNS_PORT 53
-#ifndef REPORT_NS /* a test has it sooner */
-#define REPORT_NS 60000000000ULL
-#endif
 #define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
 #define BARE_BYTES 92          /* a packet no longer than this may be an acknowledgement alone */
-
-enum direction { OUTBOUND, INBOUND };
-
-struct totals {
-	__u64 bytes[2];
-	__u32 packets[2];
-	__u32 flows;
-	__u32 reserved;
-};
-
-struct flow {
-	struct flow_ends ends;
-	__u64 start; /* with tgid: the process that sent the first packet */
-	__u64 cgroup_id;
-	__u32 tgid;
-	__u32 uid;
-	__u64 began;
-	__u64 said;           /* when the process last sent something, CLOCK_MONOTONIC, coarse */
-	__u64 reported;       /* CLOCK_MONOTONIC, coarse */
-	struct totals totals; /* since the last report */
-	__u32 base[2];        /* TCP sequence number of the first byte */
-	__u32 records[2];
-	__u32 silent; /* nothing more to hand up: one bit for each direction */
-	__u32 reserved;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct flow);
-} streams SEC(".maps");
 
 /* Raw and ping sockets that a process made. The kernel's own, which answer ICMP, pass no sock_create hook. */
 struct {
@@ -60,18 +23,6 @@ struct {
 	__type(key, int);
 	__type(value, __u32);
 } made_raw SEC(".maps");
-
-struct settled {
-	__u64 reported;
-	struct totals totals;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct repeat_key);
-	__type(value, struct settled);
-} settlements SEC(".maps");
 
 /* A UDP socket talks to many: one flow for each remote end. */
 struct datagram_key {
@@ -87,99 +38,6 @@ struct {
 	__type(key, struct datagram_key);
 	__type(value, struct flow);
 } datagrams SEC(".maps");
-
-struct packet {
-	__u32 protocol;
-	__u32 payload; /* offset of the first byte above the transport header */
-	__u32 length;  /* of what is above it */
-	__u32 sequence;
-	bool syn;
-	bool ack;
-	__u16 remote_port;
-	__u16 local_port;
-};
-
-static __always_inline bool parse_transport(struct __sk_buff *skb, __u32 offset, enum direction way,
-                                            struct packet *packet)
-{
-	__u8 bytes[16];
-	__u32 header = 8;
-	__u16 source, destination;
-
-	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP) {
-		packet->payload = offset;
-		packet->length = skb->len > offset ? skb->len - offset : 0;
-		return true;
-	}
-	if (bpf_skb_load_bytes(skb, offset, bytes, 8))
-		return false;
-	source = bytes[0] << 8 | bytes[1];
-	destination = bytes[2] << 8 | bytes[3];
-	packet->local_port = way == OUTBOUND ? source : destination;
-	packet->remote_port = way == OUTBOUND ? destination : source;
-	if (packet->protocol == IPPROTO_TCP) {
-		if (bpf_skb_load_bytes(skb, offset, bytes, 16))
-			return false;
-		packet->sequence = (__u32)bytes[4] << 24 | bytes[5] << 16 | bytes[6] << 8 | bytes[7];
-		header = (bytes[12] >> 4) * 4;
-		packet->syn = bytes[13] & 2;
-		packet->ack = bytes[13] & 16;
-	}
-	packet->payload = offset + header;
-	packet->length = skb->len > packet->payload ? skb->len - packet->payload : 0;
-	return true;
-}
-
-static __always_inline bool parse(struct __sk_buff *skb, enum direction way, struct packet *packet)
-{
-	__u8 first, protocol;
-
-	if (skb->protocol == bpf_htons(0x0800)) {
-		if (bpf_skb_load_bytes(skb, 0, &first, 1) || bpf_skb_load_bytes(skb, 9, &protocol, 1))
-			return false;
-		packet->protocol = protocol;
-		return parse_transport(skb, (first & 15) * 4, way, packet);
-	}
-	if (bpf_skb_load_bytes(skb, 6, &protocol, 1))
-		return false;
-	packet->protocol = protocol; /* extension headers are rare on what a host sends; such a flow is only counted */
-	return parse_transport(skb, 40, way, packet);
-}
-
-static __always_inline void load_address(struct __sk_buff *skb, __u32 v4, __u32 v6, __u32 *address)
-{
-	address[0] = address[1] = address[2] = address[3] = 0;
-	if (skb->protocol == bpf_htons(0x0800))
-		bpf_skb_load_bytes(skb, v4, address, 4);
-	else
-		bpf_skb_load_bytes(skb, v6, address, 16);
-}
-
-static __always_inline void fill_ends(struct __sk_buff *skb, struct flow_ends *ends, const struct packet *packet,
-                                      enum direction way)
-{
-	ends->cookie = bpf_get_socket_cookie(skb);
-	load_address(skb, way == OUTBOUND ? 16 : 12, way == OUTBOUND ? 24 : 8, (__u32 *)ends->remote);
-	load_address(skb, way == OUTBOUND ? 12 : 16, way == OUTBOUND ? 8 : 24, (__u32 *)ends->local);
-	ends->remote_port = packet->remote_port;
-	ends->local_port = packet->local_port;
-	ends->family = skb->protocol == bpf_htons(0x0800) ? AF_INET : AF_INET6;
-	ends->protocol = packet->protocol;
-}
-
-static __always_inline void fill_owner(struct scratch *scratch, const struct flow *flow, __u16 kind, __u32 fixed)
-{
-	struct header *header = &scratch->header;
-
-	scratch->end = fixed;
-	header->time = bpf_ktime_get_boot_ns();
-	header->start = flow->start;
-	header->cgroup_id = flow->cgroup_id;
-	header->tgid = flow->tgid;
-	header->uid = flow->uid;
-	header->kind = kind;
-	header->flags = 0;
-}
 
 /* What no hook saw connect (fast open, raw and ICMP sockets, MPTCP's own subflows) its first packet reports. */
 static __always_inline void report_unless_known(const struct flow_ends *ends)
@@ -296,76 +154,6 @@ static __always_inline void look_stream(struct __sk_buff *skb, struct flow *flow
 	}
 	flow->records[way]++;
 	hand_up(skb, flow, &packet, way, offset);
-}
-
-static __always_inline void send_totals(const struct flow *flow, const struct totals *sum, __u32 closed)
-{
-	struct scratch *scratch = scratch_take(EVENT_FLOW);
-
-	if (!scratch)
-		return;
-	fill_owner(scratch, flow, EVENT_FLOW, sizeof(struct flow_event));
-	scratch->flow.ends = flow->ends;
-	scratch->flow.began = flow->began;
-	scratch->flow.bytes_out = sum->bytes[OUTBOUND];
-	scratch->flow.bytes_in = sum->bytes[INBOUND];
-	scratch->flow.packets_out = sum->packets[OUTBOUND];
-	scratch->flow.packets_in = sum->packets[INBOUND];
-	scratch->flow.flows = sum->flows;
-	scratch->flow.closed = closed;
-	send(scratch, HOUSEKEEPING);
-}
-
-static __always_inline void move_totals(struct totals *from, struct totals *to)
-{
-	for (int way = 0; way < 2; way++) {
-		__sync_fetch_and_add(&to->bytes[way], __sync_lock_test_and_set(&from->bytes[way], 0));
-		__sync_fetch_and_add(&to->packets[way], __sync_lock_test_and_set(&from->packets[way], 0));
-	}
-}
-
-/* A process that opens flow after flow to one end gets one record a second, which sums up those since the last. */
-static __always_inline void settle(struct flow *flow, __u32 state)
-{
-	struct repeat_key key = {.kind = EVENT_FLOW, .port = flow->ends.remote_port, .tgid = flow->tgid};
-	struct settled *settled, fresh = {.reported = bpf_ktime_get_boot_ns()};
-	struct totals sum = {};
-
-	key.start = flow->start;
-	key.cgroup_id = flow->cgroup_id;
-	key.more = flow->ends.protocol << 2 | state;
-	__builtin_memcpy(key.what, flow->ends.remote, sizeof(key.what));
-	settled = bpf_map_lookup_elem(&settlements, &key);
-	if (settled) {
-		move_totals(&flow->totals, &settled->totals);
-		__sync_fetch_and_add(&settled->totals.flows, 1);
-		if (fresh.reported - settled->reported < COLLAPSE_NS) {
-			count(EVENT_FLOW, COUNT_COLLAPSED);
-			return;
-		}
-		settled->reported = fresh.reported;
-		move_totals(&settled->totals, &sum);
-		sum.flows = __sync_lock_test_and_set(&settled->totals.flows, 0);
-	} else {
-		bpf_map_update_elem(&settlements, &key, &fresh, BPF_ANY);
-		move_totals(&flow->totals, &sum);
-		sum.flows = 1;
-	}
-	send_totals(flow, &sum, state);
-}
-
-static __always_inline void add(struct flow *flow, struct __sk_buff *skb, enum direction way)
-{
-	__u64 now = bpf_ktime_get_coarse_ns();
-	struct totals sum = {};
-
-	__sync_fetch_and_add(&flow->totals.bytes[way], skb->len);
-	__sync_fetch_and_add(&flow->totals.packets[way], skb->gso_segs ? skb->gso_segs : 1);
-	if (now - flow->reported < REPORT_NS)
-		return;
-	flow->reported = now;
-	move_totals(&flow->totals, &sum);
-	send_totals(flow, &sum, OPEN);
 }
 
 /* Remember who spoke to whom without having been asked: see fill_prompt. */
