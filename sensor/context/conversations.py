@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sensor.context.flows import DNS_PORT, Flows
-from sensor.context.names import Names, Parser
+from sensor.context.names import Answer, Names, Parser
 from sensor.context.usage import Usage
 from sensor.decode import Ends, FlowTotals, Payload
 from sensor.events import AnyEvent, DnsQuery, NetworkConnection, NetworkFlow, NetworkPayload
@@ -67,10 +68,16 @@ class Conversations:
     def payload(self, raw: Payload, base: Base) -> list[AnyEvent]:
         """The events that a part of a flow's first words makes."""
         self._add_process(raw.tgid, raw.start, base)
-        if raw.ends.remote_port == DNS_PORT:
-            messages = self.flows.dns_messages(raw)
-            return [event for message in messages for event in self._dns(raw, base, message)]
-        finding = self.flows.recognise(raw)
+        if raw.ends.remote_port != DNS_PORT:
+            finding = self.flows.recognise(raw)
+        elif raw.ends.protocol != socket.IPPROTO_UDP:
+            messages, finding = self.flows.recognise_beside_dns(raw)
+            if messages:
+                return [event for message in messages for event in self._dns(raw, base, self._parse(message))]
+        elif (answer := self._parse(raw.data)) is not None:
+            return self._dns(raw, base, answer)
+        else:
+            finding = self.flows.recognise(raw)
         if finding is None:
             return []
         name = finding.tls_server_name or finding.http_host
@@ -104,12 +111,14 @@ class Conversations:
     def losses(self) -> dict[str, int]:
         return {"flows_evicted": self.flows.evicted, "names_evicted": self.names.evicted}
 
-    def _dns(self, raw: Payload, base: Base, message: bytes) -> list[AnyEvent]:
+    def _parse(self, message: bytes) -> Answer | None:
         answer = self.dns.parse(message)
         if answer is None:
             self.names.malformed += 1
-            return []
-        if not answer.is_response or not raw.inbound:
+        return answer
+
+    def _dns(self, raw: Payload, base: Base, answer: Answer | None) -> list[AnyEvent]:
+        if answer is None or not answer.is_response or not raw.inbound:
             return []
         self.names.learn(raw.cgroup_id, raw.time, answer)
         return [DnsQuery(**base, query_name=answer.name, query_type=answer.type, query_results=answer.results)]

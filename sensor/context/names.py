@@ -36,11 +36,12 @@ class Answer(msgspec.Struct, frozen=True):
 class Names:
     """Addresses and their names, at most `limit` of them; the oldest go first."""
 
-    def __init__(self, limit: int = 65_536) -> None:
+    def __init__(self, limit: int = 65_536, least_ttl_s: int = _LEAST_TTL_S) -> None:
         self.evicted = 0
         self.malformed = 0
         """Datagrams to or from port 53 that were no DNS message."""
         self._limit = limit
+        self._least_ttl_s = least_ttl_s
         self._names: OrderedDict[tuple[int, str], tuple[str, int]] = OrderedDict()
 
     def learn(self, cgroup_id: int, now: int, answer: Answer) -> None:
@@ -48,7 +49,7 @@ class Names:
         for address, ttl in answer.addresses:
             key = (cgroup_id, address)
             self._names.pop(key, None)
-            self._names[key] = (answer.name, now + min(max(ttl, _LEAST_TTL_S), _MOST_TTL_S) * _SECOND)
+            self._names[key] = (answer.name, now + min(max(ttl, self._least_ttl_s), _MOST_TTL_S) * _SECOND)
         while len(self._names) > self._limit:
             self._names.popitem(last=False)
             self.evicted += 1
