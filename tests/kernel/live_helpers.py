@@ -31,7 +31,6 @@ from sensor.match.load import load_rules
 from sensor.match.matcher import Matcher
 from sensor.node import cgroup2_mount
 
-
 SERVER, SERVER6 = "198.51.100.7", "2001:db8::7"
 DNS_SERVER = "198.51.100.53"
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h

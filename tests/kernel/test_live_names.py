@@ -183,9 +183,9 @@ def test_what_is_no_dns_is_recognised_on_its_port(live: Live, words: str, protoc
 
 
 HANDSHAKE = """
-import socket, sys
+import os, socket, sys
 sock = socket.socket(type=socket.SOCK_DGRAM)
-sock.sendto(b"\\1\\0\\0\\0".ljust(132, b"\\x42") + bytes(16), (sys.argv[1], 53))
+sock.sendto(b"\\1\\0\\0\\0" + os.urandom(128) + bytes(16), (sys.argv[1], 53))
 """
 
 
