@@ -220,6 +220,7 @@ def hostile_answers() -> list[tuple[bytes, bytes]]:
         head + b"\xc0\x0c\0\1\0\1" + b"\xc0\x0c" + record,  # a question that points at itself
         head + question + b"\xc0\x0e\xc0\x0c" + record,
         head + question + b"\xc0\xff" + record,
+        *(answer.replace(b"\0\1\0\1\0\0\0\x3c", b"\0\1" + of + b"\0\0\0\x3c") for of in (b"\0\3", b"\0\xff", b"\1\0")),
         head + question + alias,  # an alias of itself
         head[:6] + b"\xff\xff\0\0\0\0" + question + (b"\xc0\x0c" + record) * 3000,
         head + named + b"\0\1\0\1" + b"\xc0\x0c" + record,
