@@ -9,7 +9,7 @@
 #define ALLOW 1
 
 #define STREAM_BYTES 4096   /* of each direction are handed up */
-#define STREAM_SEGMENTS 160 /* in at most so many records: a handshake sent byte by byte is still seen whole */
+#define STREAM_SEGMENTS 1024 /* in at most so many records: a handshake sent byte by byte is still seen whole */
 #define DATAGRAMS 6         /* of each direction, to and from one remote address */
 #define CHUNK_BYTES 4096
 #define DNS_PORT 53

@@ -78,19 +78,17 @@ class Conversations:
             return self._dns(raw, base, answer)
         else:
             finding = self.flows.recognise(raw)
-        if finding is None:
-            return []
-        name = finding.tls_server_name or finding.http_host
-        name = name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
-        ends = self._ends(raw.ends)
-        return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
+        return self._found(finding, raw, base) if finding else []
 
     def totals(self, raw: FlowTotals, base: Base, usage: Usage | None = None) -> list[AnyEvent]:
         """The event of a flow that ended, or that has been open for another minute."""
         self._add_process(raw.tgid, raw.start, base)
         protocol, name = self.flows.known(raw)
-        self.flows.ended(raw)
-        return [
+        late = self.flows.ended(raw)
+        events = self._found(late, raw, base) if late else []
+        if late:
+            protocol, name = late.protocol, _name(late) or name
+        events.append(
             NetworkFlow(
                 **base,
                 **self._ends(raw.ends),
@@ -106,10 +104,16 @@ class Conversations:
                 cpu_cores=usage.cpu_cores if usage else None,
                 gpu_utilisation=usage.gpu_utilisation if usage else None,
             )
-        ]
+        )
+        return events
 
     def losses(self) -> dict[str, int]:
         return {"flows_evicted": self.flows.evicted, "names_evicted": self.names.evicted}
+
+    def _found(self, finding: Finding, raw: Payload | FlowTotals, base: Base) -> list[AnyEvent]:
+        name = _name(finding) or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
+        ends = self._ends(raw.ends)
+        return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
 
     def _parse(self, message: bytes) -> Answer | None:
         answer = self.dns.parse(message)
@@ -139,6 +143,11 @@ class Conversations:
             "source_ip": ends.local,
             "source_port": ends.local_port or None,
         }
+
+
+def _name(finding: Finding) -> str | None:
+    """Of the far end, as the flow itself gives it."""
+    return finding.tls_server_name or finding.http_host
 
 
 def _said(finding: Finding) -> Base:

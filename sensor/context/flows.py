@@ -98,10 +98,10 @@ class Flows:
         entry = self._entries.get(_key(raw))
         return (entry.protocol, entry.name) if entry else (None, None)
 
-    def ended(self, raw: FlowTotals) -> None:
-        """Forget a flow that has closed."""
-        if raw.closed:
-            self._entries.pop(_key(raw), None)
+    def ended(self, raw: FlowTotals) -> Finding | None:
+        """Forget a flow that has closed; what its first words say, where they were broken off, is said now."""
+        entry = self._entries.pop(_key(raw), None) if raw.closed else None
+        return None if entry is None or entry.recogniser.done else entry.recogniser.end()
 
     def _entry(self, raw: Payload) -> _Entry:
         key = _key(raw)

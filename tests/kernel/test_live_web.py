@@ -83,6 +83,32 @@ class TlsServer:
             peer.sendall(OK)
 
 
+SLOW_CLIENT = """
+import fcntl, socket, ssl, sys, termios
+incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+client = ssl._create_unverified_context().wrap_bio(incoming, outgoing, server_hostname=sys.argv[3])
+try:
+    client.do_handshake()
+except ssl.SSLWantReadError:
+    pass
+with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as sock:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for byte in outgoing.read()[: int(sys.argv[4])]:
+        sock.send(bytes([byte]))
+        while int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder):  # until it was taken
+            pass
+"""
+QUIC_CLIENT = """
+import socket, sys, time
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnection
+client = QuicConnection(configuration=QuicConfiguration(server_name=sys.argv[3], alpn_protocols=["h3"]))
+client.connect((sys.argv[1], int(sys.argv[2])), now=time.time())
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    for data, address in client.datagrams_to_send(now=time.time()):
+        sock.sendto(data, address)
+"""
+
 CLIENTS = {
     "openssl": ["openssl", "s_client", "-connect", "{address}:{port}", "-servername", NAME, "-alpn", "h2,http/1.1"],
     "tls 1.2": ["openssl", "s_client", "-connect", "{address}:{port}", "-servername", NAME, "-tls1_2"],
@@ -113,6 +139,40 @@ def test_what_a_client_says_of_itself(
     if command[0] != sys.executable:
         assert event.image == str(tmp_path / "notes")
     assert not live.raised()
+
+
+def acknowledge_each(client: socket.socket) -> None:
+    """At once, so that what the client sends next is a packet of its own."""
+    more = True
+    while more:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        more = bool(client.recv(99))
+
+
+def test_a_hello_byte_by_byte(live: Live) -> None:
+    with live.link.server(acknowledge_each) as port:
+        live.run(sys.executable, "-c", SLOW_CLIENT, SERVER, str(port), POOL, "9999")
+    assert live.payload("tls").tls_server_name == POOL
+    assert live.raised() == {"pool_tls"}
+
+
+def test_a_hello_that_is_broken_off(live: Live) -> None:
+    with live.link.server(acknowledge_each) as port:
+        live.run(sys.executable, "-c", SLOW_CLIENT, SERVER, str(port), POOL, "300")
+    event = live.payload("tls")
+    assert event.tls_server_name == event.destination_hostname == POOL and event.tls_ja4 is None
+    assert live.raised() == {"pool_tls"}
+
+
+@pytest.mark.parametrize(("name", "raised"), [(NAME, set()), (BILLING, {"billing_endpoint"}), (POOL, {"pool_web"})])
+def test_quic(live: Live, name: str, raised: set[str]) -> None:
+    done = live.run(sys.executable, "-c", QUIC_CLIENT, SERVER, "6011", name)
+    assert not done.returncode, done.stderr
+    event = live.payload("quic")
+    assert (event.protocol, event.destination_port, event.tls_alpn) == ("udp", 6011, ["h3"])
+    assert event.tls_server_name == event.destination_hostname == name
+    assert event.tls_ja4 is not None and event.tls_ja4.startswith("q13d") and event.tls_ja4[8:10] == "h3"
+    assert live.raised() == raised
 
 
 def test_openssl_as_the_server(live: Live, certificate: Certificate) -> None:
