@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sensor_helpers import alerts_of, path_of, wait_for
 
 from sensor.cli.staging import Sensor, start_in
@@ -25,6 +27,11 @@ from sensor.cli.staging import Sensor, start_in
 PROGRAMS = Path(__file__).parents[1] / "programs"
 QUIET = {"informational", "low"}
 PATIENCE_S = 60
+PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
+PYTHON = "/" + Path(sys.executable).resolve().name
+"""How the sensor's name of this Python's image ends."""
+PRIVATE = pytest.mark.parametrize("place", ["private"], indirect=True)
+"""Only between two hosts; loopback would add time and no behaviour of its own."""
 _ADDRESSES = {"node": ("10.98.0.1", "fd00:98::1"), "peer": ("10.98.0.2", "fd00:98::2")}
 
 
@@ -111,20 +118,40 @@ class Work:
         """A service that goes on; it is killed with the site's cgroup."""
         return start_in(self.cgroup, [*host.enter, *command])
 
-    def run(self, host: Host, *command: str | Path, code: int = 0, **options: Any) -> str:
-        """What the command prints; it must end by itself, with `code`."""
+    def run(self, host: Host, *command: str | Path, cwd: Path | None = None, text: str = "", **more: str) -> str:
+        """What the command prints, given `text` on its standard input and `more` environment; it must succeed.
+
+        Its environment is its own: this machine's proxies and configuration are not for it.
+        """
         enter = ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', self.cgroup, *host.enter]
-        options = {"stdin": subprocess.DEVNULL, "cwd": self.directory} | options
         done = subprocess.run(
-            [*enter, *command], capture_output=True, text=True, timeout=PATIENCE_S, start_new_session=True, **options
+            [*enter, *command],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            cwd=cwd or self.directory,
+            env={"PATH": PATH, "HOME": str(self.directory), "LANG": "C.UTF-8"} | more,
+            start_new_session=True,
         )
         told = "\n".join([*map(str, command), done.stdout[-2000:], done.stderr[-2000:], *self.site.loud()])
-        assert done.returncode == code, f"exit {done.returncode}: {told}"
+        assert done.returncode == 0, f"exit {done.returncode}: {told}"
         return done.stdout
 
     def python(self, host: Host, program: str, *arguments: object) -> str:
         """What one of tests/programs prints."""
         return self.run(host, sys.executable, PROGRAMS / program, *map(str, arguments))
+
+    def serve(self, host: Host, program: str, port: int, *arguments: object) -> None:
+        """One of tests/programs as a service on `port`, its first argument; it listens at any address."""
+        self.start(host, sys.executable, PROGRAMS / program, str(port), *map(str, arguments))
+        self.listening(host, port)
+
+    def serve_files(self, host: Host, port: int, address: str, directory: Path) -> None:
+        """Python's own web server."""
+        options = ("--bind", address, "--directory", directory, str(port))
+        self.start(host, sys.executable, "-m", "http.server", *options)
+        self.listening(host, port, address)
 
     def listening(self, host: Host, port: int, address: str = "127.0.0.1") -> None:
         """Wait until something accepts connections there."""
@@ -204,3 +231,26 @@ def open_site(cgroup: Path, directory: Path, state_dir: Path) -> Iterator[Site]:
         code = sensor.stop()
     assert code == 0
     assert site.loud() == []
+
+
+def git_round(work: Work, host: Host, bare: Path, url: str, **environment: str) -> None:
+    """Clone, commit, push twice, clone again and fetch, by way of `url`, the repository made at `bare`."""
+    clone, second = work.directory / "clone", work.directory / "second"
+    who = {"NAME": "Ada", "EMAIL": "ada@example.org"}
+    environment |= {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
+
+    def git(*command: str | Path, cwd: Path = work.directory) -> None:
+        work.run(host, "git", *command, cwd=cwd, **environment)
+
+    git("init", "-q", "--bare", "-b", "main", bare)
+    git("--git-dir", bare, "config", "http.receivepack", "true")
+    git("clone", "-q", url, clone)
+    for number in range(2):
+        (clone / f"file{number}").write_text("text\n" * 1000)
+        git("add", ".", cwd=clone)
+        git("commit", "-qm", f"change {number}", cwd=clone)
+        git("push", "-q", "origin", "HEAD:main", cwd=clone)
+        if not number:
+            git("clone", "-q", url, second)
+    git("pull", "-q", cwd=second)
+    assert (second / "file1").exists()

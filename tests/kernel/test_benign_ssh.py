@@ -11,20 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from benign_helpers import Place, Site, Work, free_port
+from benign_helpers import PRIVATE, Place, Site, Work, free_port, git_round
 from sensor_helpers import alerts_of, wait_for
 
 pytestmark = pytest.mark.kernel
-
-GIT = {
-    "GIT_AUTHOR_NAME": "Ada",
-    "GIT_AUTHOR_EMAIL": "ada@example.org",
-    "GIT_COMMITTER_NAME": "Ada",
-    "GIT_COMMITTER_EMAIL": "ada@example.org",
-    "GIT_CONFIG_GLOBAL": "/dev/null",
-    "PATH": "/usr/bin:/bin",
-}
-
 
 @dataclass(frozen=True)
 class Remote:
@@ -53,6 +43,7 @@ def remote(site: Site, place: Place) -> Remote:
     (keys / "config").write_text(
         f"Host there\n HostName {place.peer.address}\nHost *\n Port {port}\n User root\n IdentityFile {keys}/user_key\n"
         " StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n LogLevel ERROR\n"
+        " KexAlgorithms curve25519-sha256\n"  # a third of the time of the default
     )
     return Remote(place, ("-F", str(keys / "config")), server)
 
@@ -65,14 +56,15 @@ def talked(work: Work, remote: Remote) -> None:
 
 def test_one_command(site: Site, remote: Remote) -> None:
     work, node = site.work("command"), remote.place.node
-    assert work.run(node, "ssh", *remote.options, "there", "cat", stdin=None, input="a line\n") == "a line\n"
+    assert work.run(node, "ssh", *remote.options, "there", "cat", text="a line\n") == "a line\n"
     assert "pts" in work.run(node, "ssh", *remote.options, "-tt", "there", "tty; stty size")
-    follow = "for n in 1 2 3 4 5; do echo $n; sleep 0.3; done; ls -R /etc | sort | tail -200"
+    follow = "for n in 1 2 3 4; do echo $n; sleep 0.2; done; ls -R /etc | sort | tail -200"
     assert work.run(node, "ssh", *remote.options, "there", follow).startswith("1\n2\n3\n")
     talked(work, remote)
     assert remote.server.seen("process_creation", Image="/sort")
 
 
+@PRIVATE
 def test_one_connection_for_several_commands(site: Site, remote: Remote) -> None:
     work, node = site.work("shared"), remote.place.node
     shared = ("-o", "ControlMaster=auto", "-o", f"ControlPath={work.directory}/s", "-o", "ControlPersist=2")
@@ -82,6 +74,7 @@ def test_one_connection_for_several_commands(site: Site, remote: Remote) -> None
     talked(work, remote)
 
 
+@PRIVATE
 def test_by_way_of_another_host(site: Site, remote: Remote) -> None:
     work, node = site.work("jump"), remote.place.node
     there = remote.place.peer.address
@@ -89,11 +82,11 @@ def test_by_way_of_another_host(site: Site, remote: Remote) -> None:
     talked(work, remote)
 
 
+@PRIVATE
 def test_local_forward(site: Site, remote: Remote) -> None:
     work, place = site.work("forward"), remote.place
     inner, outer = free_port(), free_port()
-    remote.server.start(place.peer, "python3", "-m", "http.server", "--bind", "127.0.0.1", str(inner))
-    remote.server.listening(place.peer, inner)
+    remote.server.serve_files(place.peer, inner, "127.0.0.1", remote.server.directory)
     tunnel = work.start(place.node, "ssh", *remote.options, "-N", "-L", f"{outer}:127.0.0.1:{inner}", "there")
     work.listening(place.node, outer)
     for _ in range(3):
@@ -103,6 +96,7 @@ def test_local_forward(site: Site, remote: Remote) -> None:
     talked(work, remote)
 
 
+@PRIVATE
 def test_copies(site: Site, remote: Remote) -> None:
     work, node = site.work("copies"), remote.place.node
     far = remote.server.directory
@@ -110,7 +104,7 @@ def test_copies(site: Site, remote: Remote) -> None:
     work.run(node, "scp", *remote.options, "data", f"there:{far}/by-scp")
     work.run(node, "scp", *remote.options, f"there:{far}/by-scp", "back")
     batch = f"put data {far}/by-sftp\nget {far}/by-sftp again\n"
-    work.run(node, "sftp", *remote.options, "-b", "-", "there", stdin=None, input=batch)
+    work.run(node, "sftp", *remote.options, "-b", "-", "there", text=batch)
     original = (work.directory / "data").read_bytes()
     assert original == (work.directory / "back").read_bytes() == (work.directory / "again").read_bytes()
     talked(work, remote)
@@ -139,19 +133,9 @@ def test_rsync_over_ssh_and_to_a_daemon(site: Site, remote: Remote) -> None:
 
 
 def test_git(site: Site, remote: Remote) -> None:
-    work, node = site.work("git"), remote.place.node
-    bare, clone = remote.server.directory / "project.git", work.directory / "clone"
-    git = GIT | {"GIT_SSH_COMMAND": shlex.join(["ssh", *remote.options])}
-    work.run(node, "git", "init", "-q", "--bare", "-b", "main", bare, env=git)
-    work.run(node, "git", "clone", "-q", f"there:{bare}", "clone", env=git)
-    for number in range(2):
-        (clone / f"file{number}").write_text("text\n" * 1000)
-        work.run(node, "git", "add", ".", env=git, cwd=clone)
-        work.run(node, "git", "commit", "-qm", f"change {number}", env=git, cwd=clone)
-        work.run(node, "git", "push", "-q", "origin", "HEAD:main", env=git, cwd=clone)
-    work.run(node, "git", "clone", "-q", f"ssh://there{bare}", "second", env=git)
-    work.run(node, "git", "fetch", "-q", "--all", env=git, cwd=clone)
-    assert (work.directory / "second" / "file1").exists()
+    work = site.work("git")
+    bare = remote.server.directory / "project.git"
+    git_round(work, remote.place.node, bare, f"there:{bare}", GIT_SSH_COMMAND=shlex.join(["ssh", *remote.options]))
     talked(work, remote)
     work.quiet("git")
     assert remote.server.seen("process_creation", CommandLine=f"git-receive-pack '{bare}'")
