@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sensor_helpers import alerts_of, path_of, wait_for
+from sensor_helpers import LOSS, alerts_of, path_of, wait_for
 
 from sensor.cli.staging import Sensor, start_in
 
@@ -95,8 +95,12 @@ class Site:
         return self._recorded
 
     def loud(self, cgroup: Path | None = None) -> list[str]:
-        """Alerts above `low` in that cgroup, or anywhere in the site; one line each. Losses are among them."""
-        found = [alert for alert in alerts_of(self.sensor.alerts, cgroup) if alert["rule"]["level"] not in QUIET]
+        """Alerts above `low` in that cgroup, or anywhere in the site; one line each. Losses are nobody's deed."""
+        found = [
+            alert
+            for alert in alerts_of(self.sensor.alerts, cgroup)
+            if alert["rule"]["level"] not in QUIET and alert["event"]["action"] != LOSS
+        ]
         return [
             f"{alert['rule']['level']} {alert['rule']['name']}: {alert['event']['reason']} ({path})"
             for alert in found
@@ -162,9 +166,9 @@ class Work:
         """Events of this work so far whose fields end with (text) or equal (anything else) these."""
         found = []
         for event in self.site.recorded():
-            if event["category"] == category and event.get("CgroupPath") == path_of(self.cgroup):
-                if all(_agrees(event.get(name), wanted) for name, wanted in fields.items()):
-                    found.append(event)
+            ours = event["category"] == category and event.get("CgroupPath") == path_of(self.cgroup)
+            if ours and all(_agrees(event.get(name), wanted) for name, wanted in fields.items()):
+                found.append(event)
         return found
 
     def judged(self) -> None:

@@ -16,6 +16,7 @@ from sensor_helpers import alerts_of, wait_for
 
 pytestmark = pytest.mark.kernel
 
+
 @dataclass(frozen=True)
 class Remote:
     """A host with a real sshd; `options` name the client's configuration, in which it is called `there`."""
