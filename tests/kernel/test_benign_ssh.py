@@ -65,6 +65,14 @@ def test_one_command(site: Site, remote: Remote) -> None:
     assert remote.server.seen("process_creation", Image="/sort")
 
 
+def test_a_session_that_stays(site: Site, remote: Remote) -> None:
+    """It goes on beside the other tests; the site's end judges it, too."""
+    work = site.work("session")
+    work.start(remote.place.node, "ssh", *remote.options, "there", "while sleep 0.5; do uptime; done")
+    wait_for(lambda: len(remote.server.seen("process_creation", Image="/uptime")) > 1, "the session")
+    talked(work, remote)
+
+
 @PRIVATE
 def test_one_connection_for_several_commands(site: Site, remote: Remote) -> None:
     work, node = site.work("shared"), remote.place.node
@@ -112,6 +120,7 @@ def test_copies(site: Site, remote: Remote) -> None:
     work.quiet("scp", "sftp")
 
 
+@PRIVATE
 def test_rsync_over_ssh_and_to_a_daemon(site: Site, remote: Remote) -> None:
     work, place = site.work("rsync"), remote.place
     far, tree = remote.server.directory / "mirror", work.directory / "tree"

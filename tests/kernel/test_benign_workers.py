@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from benign_helpers import PROGRAMS, PYTHON, Host, Place, Site, Work, free_port
+from benign_helpers import PRIVATE, PROGRAMS, PYTHON, Host, Place, Site, Work, free_port
 from sensor_helpers import wait_for
 
 pytestmark = pytest.mark.kernel
@@ -86,6 +86,7 @@ def test_forked_workers_behind_one_port(site: Site, services: Services) -> None:
     work.quiet("curl", connects=[(PYTHON, "loopback"), ("/curl", place.scope)])
 
 
+@PRIVATE
 def test_a_pool_of_processes(site: Site, services: Services) -> None:
     work = site.work("pool")
     code = "import multiprocessing, os; print(len(multiprocessing.Pool(4).map(os.stat, ['/'] * 200)))"
@@ -93,6 +94,7 @@ def test_a_pool_of_processes(site: Site, services: Services) -> None:
     work.quiet(PYTHON[1:])
 
 
+@PRIVATE
 @pytest.mark.parametrize("shell", ["each", "terminal"])
 def test_an_agent_that_uses_tools(site: Site, services: Services, tmp_path: Path, shell: str) -> None:
     work, place, port = site.work("agent"), services.place, free_port()
@@ -107,6 +109,7 @@ def test_an_agent_that_uses_tools(site: Site, services: Services, tmp_path: Path
     assert work.seen("network_payload", ApplicationProtocol="tls", Image=PYTHON)
 
 
+@PRIVATE
 def test_measurements_that_are_collected_and_handed_on(site: Site, services: Services, tmp_path: Path) -> None:
     work, place, port, outer = site.work("metrics"), services.place, free_port(), free_port()
     site.work("collector").serve(place.peer, "collector.py", outer, tmp_path / "got")
