@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -30,9 +31,17 @@ PATIENCE_S = 60
 PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 PYTHON = "/" + Path(sys.executable).resolve().name
 """How the sensor's name of this Python's image ends."""
-PRIVATE = pytest.mark.parametrize("place", ["private"], indirect=True)
-"""Only between two hosts; loopback would add time and no behaviour of its own."""
-_ADDRESSES = {"node": ("10.98.0.1", "fd00:98::1"), "peer": ("10.98.0.2", "fd00:98::2")}
+BETWEEN = pytest.mark.parametrize("place", ["private", "external"], indirect=True)
+INSIDE = pytest.mark.parametrize("place", ["private"], indirect=True)
+OUTSIDE = pytest.mark.parametrize("place", ["external"], indirect=True)
+"""Where else than on loopback and outside, or only where: what rules look at differs, and each place takes time."""
+_WIRES = {
+    "private": {"node": ("10.98.0.1", "fd00:98::1"), "peer": ("10.98.0.2", "fd00:98::2")},
+    "external": {"node": ("203.0.113.1", "2001:db8:98::1"), "peer": ("203.0.113.2", "2001:db8:98::2")},
+}
+"""Addresses of the same two hosts; those of documentation (RFC 5737, RFC 3849) are external to the sensor."""
+_PORTS = range(24_000, 32_000)
+"""Below those that the kernel gives to clients, and none that pools use."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +55,18 @@ class Host:
 
 @dataclass(frozen=True)
 class Place:
-    """A workload's host and the one that it talks to: this machine's loopback, or two hosts on a wire."""
+    """A workload's host and the one that it talks to: this machine's loopback, or two hosts on a wire.
 
-    name: str
+    `scope` is what the sensor says of the addresses.
+    """
+
+    scope: str
     node: Host
     peer: Host
-    scope: str
 
 
 class Site:
-    """Two namespaces joined by a veth pair, with private addresses, and all the deeds done between them."""
+    """Two namespaces joined by a veth pair, and all the deeds done between them."""
 
     def __init__(self, cgroup: Path, directory: Path, sensor: Sensor) -> None:
         self.cgroup, self.directory, self.sensor = cgroup, directory, sensor
@@ -65,14 +76,13 @@ class Site:
         self._numbers = itertools.count()
         hosts = cgroup / "hosts"
         hosts.mkdir()
-        self._pids = {name: _namespace(hosts) for name in _ADDRESSES}
+        self._pids = {name: _namespace(hosts) for name in ("node", "peer")}
         _join(self._pids)
         here = Host((), "127.0.0.1", "::1")
-        node, peer = (Host(self._enter(name), *_ADDRESSES[name]) for name in ("node", "peer"))
-        self.places = {
-            "loopback": Place("loopback", here, here, "loopback"),
-            "private": Place("private", node, peer, "private"),
-        }
+        self.places = {"loopback": Place("loopback", here, here)}
+        for scope, wire in _WIRES.items():
+            ends = [Host(self._enter(name), *addresses) for name, addresses in wire.items()]
+            self.places[scope] = Place(scope, *ends)
 
     def _enter(self, name: str) -> tuple[str, ...]:
         return ("nsenter", f"--net=/proc/{self._pids[name]}/ns/net")
@@ -208,17 +218,23 @@ def _join(pids: dict[str, int]) -> None:
         subprocess.run(["nsenter", f"--net=/proc/{pids[name]}/ns/net", "ip", *arguments], check=True)
 
     ip("node", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", str(pids["peer"]))
-    for name, (address, address6) in _ADDRESSES.items():
-        ip(name, "address", "add", f"{address}/24", "dev", "eth0")
-        ip(name, "address", "add", f"{address6}/64", "dev", "eth0", "nodad")
+    for name in pids:
+        for address, address6 in (wire[name] for wire in _WIRES.values()):
+            ip(name, "address", "add", f"{address}/24", "dev", "eth0")
+            ip(name, "address", "add", f"{address6}/64", "dev", "eth0", "nodad")
         ip(name, "link", "set", "eth0", "up")
 
 
+_numbers = itertools.count(random.randrange(len(_PORTS)))
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody has on loopback, another one each time."""
+    while True:
+        port = _PORTS[next(_numbers) % len(_PORTS)]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager

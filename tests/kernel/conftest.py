@@ -55,6 +55,6 @@ def site(tmp_path_factory: pytest.TempPathFactory, state_dir: Path) -> Iterator[
         yield found
 
 
-@pytest.fixture(scope="module", params=["loopback", "private"])
+@pytest.fixture(scope="module", params=["loopback", "external"])
 def place(request: pytest.FixtureRequest, site: Site) -> Place:
     return site.places[request.param]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from benign_helpers import PRIVATE, Place, Site, Work, free_port, git_round
+from benign_helpers import BETWEEN, INSIDE, OUTSIDE, Place, Site, Work, free_port, git_round
 from sensor_helpers import alerts_of, wait_for
 
 pytestmark = pytest.mark.kernel
@@ -32,7 +32,7 @@ def remote(site: Site, place: Place) -> Remote:
     keys = server.directory
     for key in ("host_key", "user_key"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys / key], check=True)
-    port = free_port()
+    port = free_port() if place.scope == "loopback" else 22  # elsewhere that would be told, external
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     (keys / "sshd_config").write_text(
         f"Port {port}\nListenAddress {place.peer.address}\nHostKey {keys}/host_key\nPidFile none\nUsePAM no\n"
@@ -55,6 +55,7 @@ def talked(work: Work, remote: Remote) -> None:
     assert work.seen("network_payload", ApplicationProtocol="ssh", Image="/ssh")
 
 
+@INSIDE
 def test_one_command(site: Site, remote: Remote) -> None:
     work, node = site.work("command"), remote.place.node
     assert work.run(node, "ssh", *remote.options, "there", "cat", text="a line\n") == "a line\n"
@@ -65,6 +66,7 @@ def test_one_command(site: Site, remote: Remote) -> None:
     assert remote.server.seen("process_creation", Image="/sort")
 
 
+@BETWEEN
 def test_a_session_that_stays(site: Site, remote: Remote) -> None:
     """It goes on beside the other tests; the site's end judges it, too."""
     work = site.work("session")
@@ -73,7 +75,7 @@ def test_a_session_that_stays(site: Site, remote: Remote) -> None:
     talked(work, remote)
 
 
-@PRIVATE
+@OUTSIDE
 def test_one_connection_for_several_commands(site: Site, remote: Remote) -> None:
     work, node = site.work("shared"), remote.place.node
     shared = ("-o", "ControlMaster=auto", "-o", f"ControlPath={work.directory}/s", "-o", "ControlPersist=2")
@@ -83,7 +85,7 @@ def test_one_connection_for_several_commands(site: Site, remote: Remote) -> None
     talked(work, remote)
 
 
-@PRIVATE
+@OUTSIDE
 def test_by_way_of_another_host(site: Site, remote: Remote) -> None:
     work, node = site.work("jump"), remote.place.node
     there = remote.place.peer.address
@@ -91,7 +93,7 @@ def test_by_way_of_another_host(site: Site, remote: Remote) -> None:
     talked(work, remote)
 
 
-@PRIVATE
+@OUTSIDE
 def test_local_forward(site: Site, remote: Remote) -> None:
     work, place = site.work("forward"), remote.place
     inner, outer = free_port(), free_port()
@@ -105,7 +107,7 @@ def test_local_forward(site: Site, remote: Remote) -> None:
     talked(work, remote)
 
 
-@PRIVATE
+@OUTSIDE
 def test_copies(site: Site, remote: Remote) -> None:
     work, node = site.work("copies"), remote.place.node
     far = remote.server.directory
@@ -120,7 +122,7 @@ def test_copies(site: Site, remote: Remote) -> None:
     work.quiet("scp", "sftp")
 
 
-@PRIVATE
+@OUTSIDE
 def test_rsync_over_ssh_and_to_a_daemon(site: Site, remote: Remote) -> None:
     work, place = site.work("rsync"), remote.place
     far, tree = remote.server.directory / "mirror", work.directory / "tree"
@@ -151,6 +153,7 @@ def test_git(site: Site, remote: Remote) -> None:
     assert remote.server.seen("process_creation", CommandLine=f"git-receive-pack '{bare}'")
 
 
+@INSIDE
 def test_a_reverse_tunnel_in_the_same_place_is_told_and_ended(site: Site, remote: Remote) -> None:
     """So the tests above could fail."""
     work = site.work("tunnel")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from benign_helpers import PRIVATE, PYTHON, Place, Site, Work, free_port, git_round
+from benign_helpers import OUTSIDE, PYTHON, Place, Site, Work, free_port, git_round
 
 pytestmark = pytest.mark.kernel
 
@@ -62,7 +62,7 @@ def web(site: Site, place: Place) -> Web:
     names = ("-addext", "subjectAltName=DNS:site.test", "-keyout", "key.pem", "-out", "cert.pem")
     subprocess.run(["openssl", "req", "-x509", *new, *names], check=True, capture_output=True, cwd=server.directory)
     addresses = {"address": peer.address, "address6": peer.address6, "node": place.node.address}
-    sidecar = "" if peer.address == "127.0.0.1" else f"listen 127.0.0.1:{ports['port']};"
+    sidecar = "" if place.scope == "loopback" else f"listen 127.0.0.1:{ports['port']};"
     text = CONFIGURATION.format(directory=server.directory, sidecar=sidecar, **addresses, **ports)
     (server.directory / "nginx.conf").write_text(text)
     server.serve_files(peer, ports["behind"], "127.0.0.1", files)
@@ -101,7 +101,7 @@ def test_many_clients_of_nginx_and_of_what_is_behind_it(site: Site, web: Web) ->
     assert web.server.seen("network_connection", Image="/nginx", DestinationScope=web.place.scope)
 
 
-@PRIVATE
+@OUTSIDE
 def test_a_proxy_on_loopback_to_another_host(site: Site, web: Web) -> None:
     work = site.work("sidecar")
     page = f"http://127.0.0.1:{web.port}/far/?[1-5]"
@@ -109,7 +109,7 @@ def test_a_proxy_on_loopback_to_another_host(site: Site, web: Web) -> None:
     work.quiet("curl", connects=[("/curl", "loopback")])
 
 
-@PRIVATE
+@OUTSIDE
 def test_many_clients_of_pythons_server(site: Site, web: Web) -> None:
     work, port = site.work("http-server"), free_port()
     work.serve_files(web.place.node, port, web.place.node.address, web.server.directory / "files")

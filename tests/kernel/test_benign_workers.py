@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from benign_helpers import PRIVATE, PROGRAMS, PYTHON, Host, Place, Site, Work, free_port
+from benign_helpers import BETWEEN, OUTSIDE, PROGRAMS, PYTHON, Host, Place, Site, Work, free_port
 from sensor_helpers import wait_for
 
 pytestmark = pytest.mark.kernel
@@ -50,6 +50,7 @@ def services(site: Site, place: Place) -> Services:
     return Services(place, work, queue, redis(work, place.node, "127.0.0.1"))
 
 
+@BETWEEN
 def test_jobs_from_a_queue(site: Site, services: Services) -> None:
     work, node, peer = site.work("queue"), services.place.node, services.place.peer
     queue = ("redis-cli", "-h", peer.address, "-p", str(services.queue))
@@ -66,6 +67,7 @@ def test_jobs_from_a_queue(site: Site, services: Services) -> None:
     work.quiet("redis-cli", connects=both)
 
 
+@BETWEEN
 def test_a_replica_and_its_readers(site: Site, services: Services) -> None:
     work, place = site.work("replica"), services.place
     master = ("redis-cli", "-h", place.peer.address, "-p", str(services.queue))
@@ -77,6 +79,7 @@ def test_a_replica_and_its_readers(site: Site, services: Services) -> None:
     work.quiet("redis-cli", connects=[("/redis-check-rdb", place.scope), ("/redis-cli", "loopback")])
 
 
+@BETWEEN
 def test_forked_workers_behind_one_port(site: Site, services: Services) -> None:
     work, port, place = site.work("prefork"), free_port(), services.place
     work.serve(place.node, "prefork_server.py", port, services.database)
@@ -86,7 +89,7 @@ def test_forked_workers_behind_one_port(site: Site, services: Services) -> None:
     work.quiet("curl", connects=[(PYTHON, "loopback"), ("/curl", place.scope)])
 
 
-@PRIVATE
+@OUTSIDE
 def test_a_pool_of_processes(site: Site, services: Services) -> None:
     work = site.work("pool")
     code = "import multiprocessing, os; print(len(multiprocessing.Pool(4).map(os.stat, ['/'] * 200)))"
@@ -94,13 +97,13 @@ def test_a_pool_of_processes(site: Site, services: Services) -> None:
     work.quiet(PYTHON[1:])
 
 
-@PRIVATE
+@OUTSIDE
 @pytest.mark.parametrize("shell", ["each", "terminal"])
 def test_an_agent_that_uses_tools(site: Site, services: Services, tmp_path: Path, shell: str) -> None:
     work, place, port = site.work("agent"), services.place, free_port()
     certificate = tmp_path / "cert.pem"
     new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=model.test")
-    named = ("-addext", f"subjectAltName=IP:{place.peer.address}", "-keyout", certificate, "-out", certificate)
+    named = ("-addext", "subjectAltName=DNS:model.test", "-keyout", certificate, "-out", certificate)
     subprocess.run(["openssl", "req", "-x509", *new, *named], check=True, capture_output=True)
     site.work("model").serve(place.peer, "slow_api.py", port, certificate)
     arguments = (place.peer.address, port, certificate, services.database, shell)
@@ -109,7 +112,7 @@ def test_an_agent_that_uses_tools(site: Site, services: Services, tmp_path: Path
     assert work.seen("network_payload", ApplicationProtocol="tls", Image=PYTHON)
 
 
-@PRIVATE
+@OUTSIDE
 def test_measurements_that_are_collected_and_handed_on(site: Site, services: Services, tmp_path: Path) -> None:
     work, place, port, outer = site.work("metrics"), services.place, free_port(), free_port()
     site.work("collector").serve(place.peer, "collector.py", outer, tmp_path / "got")
@@ -120,6 +123,7 @@ def test_measurements_that_are_collected_and_handed_on(site: Site, services: Ser
     work.quiet("bash", connects=[("/bash", "loopback"), (PYTHON, place.scope)])
 
 
+@BETWEEN
 def test_an_all_reduce_over_two_hosts(site: Site, services: Services) -> None:
     """Two ranks on the node, one on the peer."""
     work, place = site.work("ring"), services.place
