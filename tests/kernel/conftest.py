@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benign_helpers import Place, Site, open_site
 from live_helpers import Certificate, Link, Live
 from sensor_helpers import Launch
 
-from sensor.cli.staging import Sensor
+from sensor.cli.staging import Sensor, throwaway_cgroup
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +67,16 @@ def live(cgroup: Path, link: Link) -> Iterator[Live]:
     made = Live(cgroup, link)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, state_dir: Path) -> Iterator[Site]:
+    """One for all tests of a module: see `benign_helpers`."""
+    name = f"hostbrake-test-{uuid.uuid4().hex[:12]}"
+    with throwaway_cgroup(name) as cgroup, open_site(cgroup, tmp_path_factory.mktemp("site"), state_dir) as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=["loopback", "external"])
+def place(request: pytest.FixtureRequest, site: Site) -> Place:
+    return site.places[request.param]
