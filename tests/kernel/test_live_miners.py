@@ -86,6 +86,27 @@ def test_stratum_byte_by_byte(live: Live, tmp_path: Path) -> None:
     assert live.payload("stratum").stratum_method == "mining.subscribe"
 
 
+EXTENDED = """
+import socket, sys
+with socket.socket(socket.AF_INET6) as pool:
+    for option in map(int, sys.argv[4:]):  # next header, length, PadN of four bytes (RFC 8200 section 4.2)
+        pool.setsockopt(socket.IPPROTO_IPV6, option, bytes([0, 0, 1, 4, 0, 0, 0, 0]))
+    pool.connect((sys.argv[1], int(sys.argv[2])))
+    pool.sendall(open(sys.argv[3], "rb").read())
+    pool.recv(999)
+"""
+
+
+def test_stratum_behind_extension_headers(live: Live, tmp_path: Path) -> None:
+    (tmp_path / "words").write_text(DIALECTS["bitcoin"][0] + "\n")
+    options = [str(option) for option in (socket.IPV6_HOPOPTS, socket.IPV6_DSTOPTS)]
+    with live.link.server(Pool(), SERVER6) as port:
+        done = live.run(sys.executable, "-c", EXTENDED, SERVER6, str(port), tmp_path / "words", *options)
+    assert not done.returncode, done.stderr
+    event = live.payload("stratum")
+    assert (event.destination_ip, event.destination_port) == (SERVER6, port)
+
+
 def test_ordinary_json_rpc_is_let_be(live: Live, tmp_path: Path) -> None:
     (tmp_path / "words").write_text('{"jsonrpc":"2.0","id":1,"method":"login","params":{"user":"ada"}}\n')
     with live.link.server(Pool()) as port:

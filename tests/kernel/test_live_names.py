@@ -182,6 +182,18 @@ def test_what_is_no_dns_is_recognised_on_its_port(live: Live, words: str, protoc
     assert live.payload(protocol).destination_port == 53
 
 
+ASK_ELSEWHERE = """
+import sys, dns.message, dns.query
+dns.query.tcp(dns.message.make_query("hidden.test", "TXT"), sys.argv[1], port=int(sys.argv[2]), timeout=20)
+"""
+
+
+def test_questions_by_tcp_on_another_port(live: Live) -> None:
+    with live.link.server(lambda client: client.recv(999)) as port:
+        live.run(sys.executable, "-c", ASK_ELSEWHERE, SERVER, str(port))  # it gets no answer
+    assert live.payload("dns").destination_port == port
+
+
 HANDSHAKE = """
 import os, socket, sys
 sock = socket.socket(type=socket.SOCK_DGRAM)
