@@ -145,7 +145,7 @@ def _accept(listener: socket.socket, answer: Callable[[socket.socket], object]) 
 
 def _answer(connection: socket.socket, answer: Callable[[socket.socket], object]) -> None:
     with connection, contextlib.suppress(OSError):  # the client goes when it likes
-        connection.settimeout(20)
+        connection.settimeout(60)
         answer(connection)
 
 

@@ -127,7 +127,7 @@ def test_through_a_proxy(live: Live, certificate: Certificate, tmp_path: Path, c
     url = f"{'https' if secure else 'http'}://{NAME}:8080/through"
     curl = copy_of("curl", tmp_path / "notes")
     with live.link.server(answer) as behind, live.link.server(Proxy(live.link, behind)) as port:
-        done = live.run(curl, "-sSk", "--max-time", "20", *THROUGH[carrier], f"{SERVER}:{port}", url)
+        done = live.run(curl, "-sSk", "--max-time", "50", *THROUGH[carrier], f"{SERVER}:{port}", url)
     assert not done.returncode, done.stderr
     asked = live.payload(carrier.partition("-")[0].rstrip("5"), socks_destination=f"{NAME}:8080", carried_by=None)
     assert asked.destination_port == port
@@ -140,7 +140,7 @@ def test_through_a_proxy(live: Live, certificate: Certificate, tmp_path: Path, c
 @pytest.mark.parametrize("carrier", THROUGH)
 def test_a_pool_through_a_proxy(live: Live, carrier: str) -> None:
     with live.link.server(lambda client: None) as port, live.link.server(Proxy(live.link, port)) as proxy:
-        live.run("curl", "-s", "--max-time", "20", *THROUGH[carrier], f"{SERVER}:{proxy}", f"telnet://{POOL}:10300")
+        live.run("curl", "-s", "--max-time", "50", *THROUGH[carrier], f"{SERVER}:{proxy}", f"telnet://{POOL}:10300")
     live.payload(carrier.partition("-")[0].rstrip("5"), socks_destination=f"{POOL}:10300")
     assert {"pool_tls", "pool_web"} <= live.raised()
 
@@ -186,7 +186,7 @@ def test_a_websocket_upgrade(live: Live) -> None:
     options = [word for header in headers for word in ("-H", header)]
     with live.link.server(answer) as port:
         resolve = ["--resolve", f"{NAME}:{port}:{SERVER}"]
-        live.run("curl", "-sS", "--http1.1", "--max-time", "20", *options, *resolve, f"http://{NAME}:{port}/ws?key=x")
+        live.run("curl", "-sS", "--http1.1", "--max-time", "50", *options, *resolve, f"http://{NAME}:{port}/ws?key=x")
     event = live.payload("websocket")
     assert (event.http_upgrade, event.http_host, event.http_path) == ("websocket", NAME, "/ws")
     assert not live.raised()
