@@ -1,0 +1,150 @@
+"""The policy maps: what agents may do, as the hooks read it (bpf/policy.bpf.h). Bytes alone; no policy of its own."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import Protocol, TypeAlias
+
+from sensor import wire
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MASK = (1 << 64) - 1
+_MAPPED_BITS = 96
+_BEFORE_ADDRESS = 64
+
+
+class Maps(Protocol):
+    """Maps by name; `sensor.kernel.libbpf.BpfObject` is one."""
+
+    def update(self, name: str, key: bytes, value: bytes) -> None:
+        """Raises BpfError."""
+
+    def delete(self, name: str, key: bytes) -> bool:
+        """False where there was no such entry; raises BpfError."""
+
+    def keys(self, name: str, size: int) -> Iterator[bytes]:
+        """Every key; of a map that changes meanwhile, some may be missing."""
+
+    def value(self, name: str, key: bytes, size: int) -> bytes | None:
+        """None where there is no such entry."""
+
+
+class Policies:
+    """Writes the maps. Every method raises BpfError where the kernel refuses, as it does when a map is full."""
+
+    def __init__(self, maps: Maps, scope: int = 1, scope_level: int = 0) -> None:
+        """Rules for everybody hold below the cgroup with id `scope`, which lies `scope_level` below the root."""
+        self._maps = maps
+        self._scope = (scope, scope_level)
+        self._any_policy = False
+        self._any_isolated = False
+        self._programs = False
+        self._announce()
+
+    def use(self, policies: bool, isolated: bool, programs: bool = False) -> None:
+        """Whether there is anything for the hooks to ask for: without, they ask for nothing."""
+        if (policies, isolated, programs) != (self._any_policy, self._any_isolated, self._programs):
+            self._any_policy, self._any_isolated, self._programs = policies, isolated, programs
+            self._announce()
+
+    def _announce(self) -> None:
+        value = wire.BRAKES.pack(self._any_policy, self._any_isolated, self._programs, 0, *self._scope)
+        self._maps.update("brakes", b"\0\0\0\0", value)
+
+    def assign(self, cgroup_id: int, agent: int, state: int = 0) -> None:
+        """What runs in this cgroup is under the agent's limits, and what is made below it from now on."""
+        self._maps.update("policies", cgroup_id.to_bytes(8, "little"), wire.POLICY.pack(agent, state))
+
+    def release(self, cgroup_id: int) -> None:
+        self._maps.delete("policies", cgroup_id.to_bytes(8, "little"))
+
+    def assigned(self, cgroup_id: int) -> tuple[int, int] | None:
+        """(agent, state) of a cgroup."""
+        found = self._maps.value("policies", cgroup_id.to_bytes(8, "little"), wire.POLICY.size)
+        return None if found is None else wire.POLICY.unpack(found)
+
+    def bind(self, tgid: int, agent: int) -> None:
+        """The process is under the agent's limits wherever it goes, and so are the children it makes from now on."""
+        self._maps.update("bound", tgid.to_bytes(4, "little"), wire.POLICY.pack(agent, 0))
+
+    def unbind(self, tgid: int) -> None:
+        self._maps.delete("bound", tgid.to_bytes(4, "little"))
+
+    def bound(self) -> list[tuple[int, int]]:
+        """(tgid, agent) of every process that is bound."""
+        found = []
+        for key in list(self._maps.keys("bound", 4)):
+            value = self._maps.value("bound", key, wire.POLICY.size)
+            if value is not None:
+                found.append((int.from_bytes(key, "little"), wire.POLICY.unpack(value)[0]))
+        return found
+
+    def limit(self, agent: int, flags: int) -> None:
+        """What is limited: wire.LIMIT_* bits; 0 lifts every limit."""
+        key = agent.to_bytes(4, "little")
+        if flags:
+            self._maps.update("limits", key, flags.to_bytes(4, "little"))
+        else:
+            self._maps.delete("limits", key)
+
+    def allow_egress(self, agent: int, network: Network, port: int | None) -> None:
+        self._maps.update("egress", egress_key(agent, network, port), b"\1\0\0\0")
+
+    def forbid_egress(self, agent: int, network: Network, port: int | None) -> None:
+        """Take back `allow_egress`."""
+        self._maps.delete("egress", egress_key(agent, network, port))
+
+    def name_program(self, key: bytes, node: bytes) -> None:
+        """One entry of `program_tree`."""
+        self._maps.update("named", key, node)
+
+    def forget_program(self, key: bytes) -> None:
+        self._maps.delete("named", key)
+
+
+def egress_key(agent: int, network: Network, port: int | None) -> bytes:
+    """`struct egress_key`: IPv4 networks as part of ::ffff:0:0/96 (RFC 4291, section 2.5.5.2)."""
+    address, bits = network.network_address.packed, network.prefixlen
+    if network.version == 4:
+        address, bits = b"\0" * 10 + b"\xff\xff" + address, bits + _MAPPED_BITS
+    return wire.EGRESS_KEY.pack(_BEFORE_ADDRESS + bits, agent, port or 0, 0, address)
+
+
+class ProgramTree:
+    """Paths and names of programs as the kernel looks them up: `entries` holds keys and nodes of the map."""
+
+    def __init__(self, agent: int) -> None:
+        self._agent = agent
+        self._states = 0
+        self._nodes: dict[tuple[int, bytes], list[int]] = {}
+
+    def add_name(self, name: str, verdict: int) -> None:
+        """Every program with this file name."""
+        self._node(wire.PROGRAM_BY_NAME, self._component(name))[1] |= verdict
+
+    def add_path(self, path: str, verdict: int, below: bool = False) -> None:
+        """The program with this path, or those `below` this directory."""
+        state = wire.PROGRAM_ROOT
+        node = [0, 0, 0]
+        for part in filter(None, path.split("/")):
+            node = self._node(state, self._component(part))
+            if not node[0]:
+                self._states += 1
+                node[0] = self._states
+            state = node[0]
+        node[2 if below else 1] |= verdict
+
+    def _node(self, state: int, name: bytes) -> list[int]:
+        return self._nodes.setdefault((state, name), [0, 0, 0])
+
+    def _component(self, name: str) -> bytes:
+        raw = name.encode("utf-8", "surrogateescape")
+        return raw.lower() if self._agent == wire.EVERYBODY else raw  # bytes.lower is ASCII's
+
+    def entries(self) -> dict[bytes, bytes]:
+        return {
+            wire.PROGRAM_KEY.pack(self._agent, state, name): wire.PROGRAM_NODE.pack(*node)
+            for (state, name), node in self._nodes.items()
+        }

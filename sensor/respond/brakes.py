@@ -1,0 +1,141 @@
+"""Agents' limits, put where the kernel enforces them: which cgroup is under which limits, from start to end."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from sensor import wire
+from sensor.kernel.libbpf import BpfError
+from sensor.kernel.policies import Policies, ProgramTree
+from sensor.match.limits import Limits
+from sensor.verdict import Mode
+
+log = structlog.get_logger()
+
+_FIRST_NUMBER = 1
+_LAST_NUMBER = 0xFFFF - 1
+
+AgentOf = Callable[[int, str], str | None]
+"""The agent of a cgroup, by id and path."""
+
+
+class Brakes:
+    """Keeps the policy maps as the agents' files say. An agent keeps its number as long as the sensor runs."""
+
+    def __init__(self, policies: Policies, mount: Path, mode: Mode, scope: str = "/") -> None:
+        """`mount` is where the whole v2 hierarchy is; only cgroups in `scope` are limited."""
+        self.failures: Counter[str] = Counter()
+        """What the kernel refused, by what it was: a limit that could not be set is a hole."""
+        self._policies = policies
+        self._mount = mount
+        self._scope = scope
+        self._below = scope.rstrip("/") + "/"
+        self._enforced = wire.LIMIT_ENFORCED if mode == "enforce" else 0
+        self._numbers: dict[str, int] = {}
+        self._limits: dict[str, Limits] = {}
+        self._places: dict[int, str] = {}
+
+    def name(self, number: int) -> str | None:
+        """The agent with this number."""
+        return next((name for name, own in self._numbers.items() if own == number), None)
+
+    def use(self, limits: Mapping[str, Limits], cgroups: Iterable[tuple[int, str]], agent_of: AgentOf) -> None:
+        """From now on these are the limits, and `cgroups`, (id, path) each, is every cgroup that there is.
+
+        First what is allowed, then what is limited, then what is no longer allowed: nothing that both the old and
+        the new limits let happen is denied in between.
+        """
+        before = self._limits
+        self._limits = {name: limit for name, limit in limits.items() if _is_limiting(limit)}
+        for name in self._limits:
+            if name not in self._numbers and len(self._numbers) < _LAST_NUMBER:
+                self._numbers[name] = _FIRST_NUMBER + len(self._numbers)
+        for name, limit in self._limits.items():
+            self._allow(self._numbers[name], before.get(name), limit)
+        self._try("policies", self._policies.use, bool(self._limits), False)
+        for name, number in self._numbers.items():
+            flags = self._flags(self._limits[name]) if name in self._limits else 0
+            self._try("limits", self._policies.limit, number, flags)
+        for name, limit in before.items():
+            self._forget(self._numbers[name], limit, self._limits.get(name))
+        for cgroup_id, path in cgroups:
+            self.made(cgroup_id, path, agent_of(cgroup_id, path))
+
+    def made(self, cgroup_id: int, path: str, agent: str | None) -> None:
+        """The cgroup belongs to `agent` now, or to none. What is in it already is bound, too."""
+        if agent is None or agent not in self._limits or not (path == self._scope or path.startswith(self._below)):
+            if self._places.pop(cgroup_id, None) is not None or (agent is None and self._limits):
+                self._try("policies", self._policies.release, cgroup_id)
+            return
+        number = self._numbers[agent]
+        if self._places.get(cgroup_id) != agent:
+            self._places[cgroup_id] = agent
+            self._try("policies", self._policies.assign, cgroup_id, number)
+        for tgid in self._members(path):
+            self._try("processes", self._policies.bind, tgid, number)
+
+    def belongs(self, tgid: int, agent: str, cgroup_id: int) -> None:
+        """A process is an agent's for another reason than its cgroup: its user."""
+        if agent in self._limits and self._places.get(cgroup_id) != agent:
+            self._try("processes", self._policies.bind, tgid, self._numbers[agent])
+
+    def removed(self, cgroup_id: int) -> None:
+        """The kernel side has already forgotten it."""
+        self._places.pop(cgroup_id, None)
+
+    def _members(self, path: str) -> list[int]:
+        try:
+            text = Path(os.fsdecode(os.fsencode(self._mount) + os.fsencode(path)), "cgroup.procs").read_text()
+        except OSError:  # removed, or a threaded cgroup, which has no processes of its own
+            return []
+        return [int(tgid) for tgid in text.split()]
+
+    def _flags(self, limits: Limits) -> int:
+        flags = self._enforced
+        flags |= wire.LIMIT_EGRESS if limits.has_egress else 0
+        flags |= wire.LIMIT_GPU if limits.has_gpu else 0
+        flags |= wire.LIMIT_PROGRAMS if limits.deny.every else 0
+        return flags | (wire.LIMIT_PROGRAMS_ALONE if limits.alone else 0)
+
+    def _allow(self, number: int, before: Limits | None, now: Limits) -> None:
+        known = before.networks if before else frozenset()
+        for network, port in now.networks - known:
+            self._try("egress", self._policies.allow_egress, number, network, port)
+        for key, node in _tree(number, now).items():
+            self._try("programs", self._policies.name_program, key, node)
+
+    def _forget(self, number: int, before: Limits, now: Limits | None) -> None:
+        for network, port in before.networks - (now.networks if now else frozenset()):
+            self._try("egress", self._policies.forbid_egress, number, network, port)
+        for key in _tree(number, before).keys() - (_tree(number, now).keys() if now else set()):
+            self._try("programs", self._policies.forget_program, key)
+
+    def _try(self, what: str, write: Callable[..., None], *arguments: Any) -> None:
+        try:
+            write(*arguments)
+        except BpfError as error:
+            self.failures[what] += 1
+            log.error("a limit could not be set", what=what, reason=str(error))
+
+
+def _is_limiting(limits: Limits) -> bool:
+    return limits.has_egress or limits.has_gpu or bool(limits.deny.every) or limits.alone
+
+
+def _tree(number: int, limits: Limits) -> dict[bytes, bytes]:
+    """What the kernel can decide of programs."""
+    tree = ProgramTree(number)
+    for programs, verdict in ((limits.deny, wire.PROGRAM_DENIED), (limits.allow, wire.PROGRAM_ALLOWED)):
+        for name in programs.names:
+            tree.add_name(name, verdict)
+        for path in programs.paths:
+            tree.add_path(path, verdict)
+        for path in programs.below:
+            tree.add_path(path, verdict, below=True)
+    return tree.entries()
