@@ -221,6 +221,9 @@ class CgroupMigration(Event):
 
     CATEGORY: ClassVar[str] = "cgroup_migration"
 
+    left_agent: bool | None = None
+    """Where it is now is not the cgroup of the agent that it belongs to."""
+
 
 class CpuRounding(Event):
     """A program keeps changing the rounding mode of its floating-point arithmetic at random; said once of each.

@@ -217,6 +217,7 @@ class Context:
         }
         return CgroupMigration(
             **base | self._agent_fields(raw.left),
+            left_agent=True,
             image=own.image if own else None,
             command_line=own.command_line if own else None,
             args=own.args if own else None,
