@@ -10,8 +10,8 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import random
+import shutil
 import socket
 import subprocess
 import sys
