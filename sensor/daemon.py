@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ipaddress
 import os
 import select
 import signal
@@ -32,7 +33,7 @@ from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
-from sensor.node import NodeError, cgroup2_mount, host
+from sensor.node import NodeError, cgroup2_mount, host, resolvers
 from sensor.pipeline import Pipeline
 from sensor.record.sink import Sink
 from sensor.respond.brakes import Brakes
@@ -136,8 +137,18 @@ class Daemon:
     def _use_agents(self) -> None:
         files = self._context.agents.files()
         self._limits = LimitWatch(files)
+        self._brakes.trust(self._resolvers())
         limits = {agent.agent: compile_limits(agent) for agent in files}
         self._brakes.use(limits, self._context.cgroups.items(), self._context.agent_of)
+
+    def _resolvers(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+        found = []
+        for text in resolvers() if self._config.resolvers is None else self._config.resolvers:
+            try:
+                found.append(ipaddress.ip_address(text))
+            except ValueError:
+                log.warning("no address of a DNS server", nameserver=text)
+        return found
 
     def run(self) -> None:
         """Watch until SIGTERM, SIGINT or SIGHUP."""

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 
 from sensor import wire
 from sensor.kernel.libbpf import BpfError
-from sensor.kernel.policies import Policies, ProgramTree
-from sensor.match.limits import Limits
+from sensor.kernel.policies import HostTree, Policies, ProgramTree, mapped
+from sensor.match.limits import Limits, Network
 from sensor.verdict import Mode
 
 log = structlog.get_logger()
 
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_DNS_PORT = 53
 _FIRST_NUMBER = 1
 _LAST_NUMBER = 0xFFFF - 1
 
@@ -40,6 +44,7 @@ class Brakes:
         self._numbers: dict[str, int] = {}
         self._limits: dict[str, Limits] = {}
         self._places: dict[int, str] = {}
+        self._resolvers: frozenset[tuple[Network, int | None]] = frozenset()
 
     def name(self, number: int) -> str | None:
         """The agent with this number."""
@@ -66,6 +71,18 @@ class Brakes:
             self._forget(self._numbers[name], limit, self._limits.get(name))
         for cgroup_id, path in cgroups:
             self.made(cgroup_id, path, agent_of(cgroup_id, path))
+
+    def trust(self, resolvers: Iterable[Address]) -> None:
+        """From now on answers of these DNS servers alone say where a host is, and agents that may reach hosts by name
+        may ask them.
+        """
+        now = {mapped(address): address for address in resolvers}
+        for key in self._policies.resolvers():
+            if key not in now:
+                self._try("resolvers", self._policies.distrust_resolver, key)
+        for address in now.values():
+            self._try("resolvers", self._policies.trust_resolver, address)
+        self._resolvers = frozenset((ipaddress.ip_network(address), _DNS_PORT) for address in now.values())
 
     def made(self, cgroup_id: int, path: str, agent: str | None) -> None:
         """The cgroup belongs to `agent` now, or to none. What is in it already is bound, too."""
@@ -104,17 +121,33 @@ class Brakes:
         return flags | (wire.LIMIT_PROGRAMS_ALONE if limits.alone else 0)
 
     def _allow(self, number: int, before: Limits | None, now: Limits) -> None:
-        known = before.networks if before else frozenset()
-        for network, port in now.networks - known:
+        for network, port in self._reachable(now) - (self._reachable(before) if before else frozenset()):
             self._try("egress", self._policies.allow_egress, number, network, port)
         for key, node in _tree(number, now).items():
             self._try("programs", self._policies.name_program, key, node)
+        for key, node in self._hosts(number, now).items():
+            self._try("hosts", self._policies.name_host, key, node)
 
     def _forget(self, number: int, before: Limits, now: Limits | None) -> None:
-        for network, port in before.networks - (now.networks if now else frozenset()):
+        for network, port in self._reachable(before) - (self._reachable(now) if now else frozenset()):
             self._try("egress", self._policies.forbid_egress, number, network, port)
         for key in _tree(number, before).keys() - (_tree(number, now).keys() if now else set()):
             self._try("programs", self._policies.forget_program, key)
+        for key in self._hosts(number, before).keys() - (self._hosts(number, now).keys() if now else set()):
+            self._try("hosts", self._policies.forget_host, key)
+
+    def _reachable(self, limits: Limits) -> frozenset[tuple[Network, int | None]]:
+        return limits.networks | self._resolvers if limits.hosts else limits.networks
+
+    def _hosts(self, number: int, limits: Limits) -> dict[bytes, bytes]:
+        tree = HostTree(number)
+        for host, port in limits.hosts:
+            tree.add(host, port)
+        entries = tree.entries()
+        for label in tree.left_out:
+            self.failures["hosts"] += 1
+            log.error("a host has too many ports", agent=limits.agent, label=label, most=wire.HOST_PORTS)
+        return entries
 
     def _try(self, what: str, write: Callable[..., None], *arguments: Any) -> None:
         try:
