@@ -83,7 +83,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     mode: Mode = "monitor"
     resolvers: list[Annotated[str, _address]] | None = None
-    """DNS servers whose answers say where a host is that an agent may reach by name; None: those of /etc/resolv.conf."""
+    """DNS servers whose answers say where a host is that an agent may reach by name; None: /etc/resolv.conf's."""
     rules: list[Annotated[str, _directory]] = msgspec.field(default_factory=default_rules)
     agents: AbsolutePath = DEFAULT_AGENTS_DIR
     alerts: Annotated[str, _absolute_or_dash] = "/var/log/hostbrake/alerts.jsonl"
