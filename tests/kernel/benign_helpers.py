@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -28,7 +29,9 @@ from sensor.cli.staging import Sensor, start_in
 PROGRAMS = Path(__file__).parents[1] / "programs"
 QUIET = {"informational", "low"}
 PATIENCE_S = 60
-PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
+BUILT = Path(__file__).parents[2] / "build/nginx/usr/sbin"
+"""Where `make test` unpacks nginx if the node has none."""
+PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin:{BUILT}"
 PYTHON = "/" + Path(sys.executable).resolve().name
 """How the sensor's name of this Python's image ends."""
 BETWEEN = pytest.mark.parametrize("place", ["private", "external"], indirect=True)
@@ -130,7 +133,9 @@ class Work:
 
     def start(self, host: Host, *command: str | Path) -> subprocess.Popen[bytes]:
         """A service that goes on; it is killed with the site's cgroup."""
-        return start_in(self.cgroup, [*host.enter, *command])
+        program = shutil.which(command[0], path=PATH)
+        assert program, f"{command[0]} is missing: make test fetches it"
+        return start_in(self.cgroup, [*host.enter, program, *command[1:]])
 
     def run(self, host: Host, *command: str | Path, cwd: Path | None = None, text: str = "", **more: str) -> str:
         """What the command prints, given `text` on its standard input and `more` environment; it must succeed.
