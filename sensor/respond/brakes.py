@@ -15,7 +15,7 @@ import structlog
 from sensor import wire
 from sensor.kernel.libbpf import BpfError
 from sensor.kernel.policies import HostTree, Policies, ProgramTree, mapped
-from sensor.match.limits import Limits, Network
+from sensor.match.limits import Limits, Network, Programs
 from sensor.verdict import Mode
 
 log = structlog.get_logger()
@@ -46,6 +46,7 @@ class Brakes:
         self._limits: dict[str, Limits] = {}
         self._places: dict[int, str] = {}
         self._isolated: dict[str, int] = {}
+        self._denied: frozenset[bytes] = frozenset()
         self._resolvers: frozenset[tuple[Network, int | None]] = frozenset()
 
     def name(self, number: int) -> str | None:
@@ -65,7 +66,7 @@ class Brakes:
                 self._numbers[name] = _FIRST_NUMBER + len(self._numbers)
         for name, limit in self._limits.items():
             self._allow(self._numbers[name], before.get(name), limit)
-        self._try("policies", self._policies.use, bool(self._limits or self._isolated), bool(self._isolated))
+        self._announce()
         for name, number in self._numbers.items():
             flags = self._flags(self._limits[name]) if name in self._limits else 0
             self._try("limits", self._policies.limit, number, flags)
@@ -73,6 +74,20 @@ class Brakes:
             self._forget(self._numbers[name], limit, self._limits.get(name))
         for cgroup_id, path in cgroups:
             self.made(cgroup_id, path, agent_of(cgroup_id, path))
+
+    def deny_everybody(self, programs: Programs) -> None:
+        """From now on no process in scope begins one of these programs; in monitor mode, each may."""
+        wanted = _entries(wire.EVERYBODY, {wire.PROGRAM_DENIED: programs}) if self._enforced else {}
+        for key, node in wanted.items():
+            self._try("programs", self._policies.name_program, key, node)
+        for key in self._denied - wanted.keys():
+            self._try("programs", self._policies.forget_program, key)
+        self._denied = frozenset(wanted)
+        self._announce()
+
+    def _announce(self) -> None:
+        policies = bool(self._limits or self._isolated)
+        self._try("policies", self._policies.use, policies, bool(self._isolated), bool(self._denied))
 
     def trust(self, resolvers: Iterable[Address]) -> None:
         """From now on answers of these DNS servers alone say where a host is, and agents that may reach hosts by name
@@ -105,7 +120,7 @@ class Brakes:
         Raises BpfError where the kernel refuses, and then some of it may be cut off.
         """
         self._isolated[path] = cgroup_id
-        self._policies.use(True, True)
+        self._policies.use(True, True, bool(self._denied))
         for below, below_id in self._tree(path):
             self._policies.assign(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
 
@@ -118,7 +133,7 @@ class Brakes:
             return False
         for below, below_id in self._tree(path):
             self._set(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
-        self._policies.use(bool(self._limits or self._isolated), bool(self._isolated))
+        self._announce()
         return True
 
     def isolated(self) -> list[str]:
@@ -220,9 +235,13 @@ def _is_limiting(limits: Limits) -> bool:
 
 
 def _tree(number: int, limits: Limits) -> dict[bytes, bytes]:
-    """What the kernel can decide of programs."""
+    """What the kernel can decide of an agent's programs."""
+    return _entries(number, {wire.PROGRAM_DENIED: limits.deny, wire.PROGRAM_ALLOWED: limits.allow})
+
+
+def _entries(number: int, verdicts: Mapping[int, Programs]) -> dict[bytes, bytes]:
     tree = ProgramTree(number)
-    for programs, verdict in ((limits.deny, wire.PROGRAM_DENIED), (limits.allow, wire.PROGRAM_ALLOWED)):
+    for verdict, programs in verdicts.items():
         for name in programs.names:
             tree.add_name(name, verdict)
         for path in programs.paths:
