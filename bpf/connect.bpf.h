@@ -5,9 +5,6 @@
 
 #include "common.bpf.h"
 
-#define AF_INET 2
-#define AF_INET6 10
-
 /* An IPv4 address in IPv6 clothes (RFC 4291, section 2.5.5.2) is written as what its packets carry. */
 static __always_inline __u16 plain_family(__u32 *address, __u16 family)
 {

@@ -23,6 +23,7 @@ from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
 from sensor.control import ControlServer
 from sensor.kernel.core import CoreBackend, Programs
+from sensor.kernel.libbpf import BpfError
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.fanout import FanOut
 from sensor.match.ir import RuleSet
@@ -131,6 +132,7 @@ class Daemon:
                 for descriptor, _ in epoll.poll(wait_s):
                     handlers[descriptor]()
                 wait_s = self._drain()
+                self._look()
                 self._pipeline.complete()
                 self._supervisor.alive()
                 if time.monotonic() >= due:
@@ -185,6 +187,21 @@ class Daemon:
                 return 0
             wait_s = TURN_S
         return wait_s
+
+    def _look(self) -> None:
+        """See whose standard streams lead to a connection, where one may."""
+        began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        cgroups = self._context.remote.due(began)
+        if not cgroups:
+            return
+        try:
+            found = self._backend.held_ends(cgroups)
+        except (BpfError, OSError) as error:
+            log.error("descriptors cannot be looked at", error=str(error))
+            self._context.remote.failed += 1
+            found = b""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._pipeline.looked(found, now, now - began)
 
     def _tick(self) -> None:
         for sink in filter(None, (self._alerts, self._events)):

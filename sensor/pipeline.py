@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from sensor.context.enrich import Context
+from sensor.context.held import held_ends
 from sensor.decode import DecodeError, decode
 from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
@@ -71,6 +72,12 @@ class Pipeline:
         if found is None:
             return
         for event in found if isinstance(found, list) else (found,):
+            self.judge(event)
+
+    def looked(self, data: bytes, now: int, took: int) -> None:
+        """What a look at processes' descriptors gave, which lasted `took` nanoseconds until the kernel's time `now`."""
+        assert self._context is not None
+        for event in self._context.looked(held_ends(data, now), now, took):
             self.judge(event)
 
     def judge(self, event: AnyEvent) -> None:

@@ -20,7 +20,7 @@ KINDS = {
     ROUNDING: "rounding",
 }
 
-TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE = 1, 2, 4, 8, 16
+TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE, STDIO_FED, STDIO_PIPED = 1, 2, 4, 8, 16, 32, 64
 
 COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable")
 """enum counter, in order; the place in the counters map's entry is kind * len(COUNTERS) + counter."""
@@ -50,3 +50,9 @@ ROUNDING_EVENT = struct.Struct(f"={_ORIGIN}QIIII")
 """…, span, samples down, up, toward zero, changes"""
 
 OPEN, CLOSED, CLOSED_REFUSED = range(3)
+
+HELD_END = struct.Struct("=QQQQQIIIIII")
+"""object, peer, start, parent start, cgroup_id, tgid, parent tgid, uid, fd, kind, role"""
+
+PIPE, PTY, UNIX, INTERNET = range(1, 5)
+READ, WRITE, MASTER = 1, 2, 4

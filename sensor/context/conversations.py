@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sensor.context.flows import DNS_PORT, Flows
+from sensor.context.flows import DNS_PORT, SAME, Flows
 from sensor.context.names import Names, Parser
 from sensor.context.usage import Usage
 from sensor.decode import Ends, FlowTotals, Payload
@@ -36,8 +36,6 @@ _PROCESS = (
     "parent_command_line",
 )
 _CLIENTS = 8192
-_SAME = {"socks4": "socks", "socks5": "socks", "http-connect": "http", "http2": "http"}
-"""ApplicationProtocol where a finding is more exact than rules need."""
 
 Base = dict[str, Any]
 """The fields of an event that its task and cgroup give."""
@@ -75,7 +73,7 @@ class Conversations:
             return []
         name = finding.tls_server_name or finding.http_host
         name = name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
-        ends = self._ends(raw.ends)
+        ends = self.ends(raw.ends)
         return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
 
     def totals(self, raw: FlowTotals, base: Base, usage: Usage | None = None) -> list[AnyEvent]:
@@ -86,7 +84,7 @@ class Conversations:
         return [
             NetworkFlow(
                 **base,
-                **self._ends(raw.ends),
+                **self.ends(raw.ends),
                 destination_hostname=name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
                 bytes_out=raw.bytes_out,
                 bytes_in=raw.bytes_in,
@@ -95,7 +93,7 @@ class Conversations:
                 duration=round((raw.time - raw.began) / 1e9, 3),
                 flows=raw.flows,
                 refused=raw.refused,
-                application_protocol=_SAME.get(protocol, protocol) if protocol else None,
+                application_protocol=SAME.get(protocol, protocol) if protocol else None,
                 cpu_cores=usage.cpu_cores if usage else None,
                 gpu_utilisation=usage.gpu_utilisation if usage else None,
             )
@@ -120,7 +118,8 @@ class Conversations:
             for name in _PROCESS:
                 base[name] = getattr(client, name)
 
-    def _ends(self, ends: Ends) -> Base:
+    def ends(self, ends: Ends) -> Base:
+        """The fields of an event that a flow's ends give."""
         return {
             "initiated": True,
             "protocol": PROTOCOLS.get(ends.protocol) or str(ends.protocol),
@@ -134,7 +133,7 @@ class Conversations:
 
 def _said(finding: Finding) -> Base:
     return {
-        "application_protocol": _SAME.get(finding.protocol, finding.protocol),
+        "application_protocol": SAME.get(finding.protocol, finding.protocol),
         "carried_by": finding.carried_by,
         "from_peer": finding.from_peer,
         "ssh_banner": finding.ssh_banner,

@@ -11,16 +11,20 @@ import msgspec
 from sensor import decode
 from sensor.context.agents import Agents
 from sensor.context.cgroups import Cgroups
+from sensor.context.commands import reads_commands
 from sensor.context.conversations import PROTOCOLS, Conversations
 from sensor.context.devices import Devices
 from sensor.context.gpus import DRIVER, Nvml
+from sensor.context.held import HeldEnd
 from sensor.context.identity import guid
 from sensor.context.processes import Process, Processes
+from sensor.context.remote import Remote, Suspect
 from sensor.context.routes import Routes
 from sensor.context.usage import Usages
 from sensor.context.users import Users
+from sensor.context.wiring import Wired
 from sensor.context.workload import parse
-from sensor.events import AnyEvent, CpuRounding, DeviceOpen, NetworkConnection, ProcessCreation
+from sensor.events import AnyEvent, CpuRounding, DeviceOpen, NetworkConnection, ProcessCreation, ProcessStdio
 from sensor.node import boottime_offset
 
 _SECOND = 1_000_000_000
@@ -66,6 +70,7 @@ class Context:
         self.routes = Routes()
         self.users = Users()
         self.conversations = Conversations(self.routes.scope)
+        self.remote = Remote()
         self._gpus = Nvml() if DRIVER.exists() else None
         self.usages = Usages(cgroup_root, self._gpus)
         self._agents = agents
@@ -113,6 +118,8 @@ class Context:
             "users_unanswered": self.users.unanswered,
             "routes_failed": self.routes.failures,
             "gpus_silent": self._gpus.failures if self._gpus else 0,
+            "suspects_evicted": self.remote.evicted,
+            "looks_failed": self.remote.failed,
             **self.conversations.losses(),
         }
 
@@ -121,9 +128,12 @@ class Context:
         if raw.time >= self._offset_due:
             self._tick(raw.time)
         if isinstance(raw, decode.Exec):
-            return self._exec(raw)
+            event = self._exec(raw)
+            told = self.remote.started(raw)
+            return [event, *(self._stdio(*each, raw.time, ran=True) for each in told)] if told else event
         if isinstance(raw, decode.Exit):
             self.processes.exited(raw.tgid, raw.start)
+            self.remote.exited((raw.tgid, raw.start))
         elif isinstance(raw, decode.Connect):
             return self._connect(raw)
         elif isinstance(raw, decode.DeviceAccess):
@@ -131,8 +141,11 @@ class Context:
         elif isinstance(raw, decode.Rounding):
             return self._rounding(raw)
         elif isinstance(raw, decode.Payload):
-            return self.conversations.payload(raw, self._base(raw))
+            events = self.conversations.payload(raw, self._base(raw))
+            self._suspect(raw)
+            return events
         elif isinstance(raw, decode.FlowTotals):
+            self.remote.ended(raw)
             base = self._base(raw)
             usage = None if raw.closed else self.usages.of(raw.cgroup_id, base["cgroup_path"], raw.time)
             return self.conversations.totals(raw, base, usage)
@@ -191,7 +204,7 @@ class Context:
         image, args, chain = raw.image, raw.args, raw.ancestors
         command_line = " ".join(args)
         processes = self.processes
-        processes.executed(raw.tgid, raw.start, Process(image, command_line, args))
+        processes.executed(raw.tgid, raw.start, Process(image, command_line, args, raw.piped))
         parent_image = raw.parent_image
         parent = processes.find(*chain[0], parent_image, chain[1:]) if chain else None
         user = self.users.name(raw.uid)
@@ -316,6 +329,46 @@ class Context:
             rounding_toward_zero=raw.toward_zero,
             rounding_changes=raw.changes,
             duration=round(raw.span / 1e9, 3),
+        )
+
+    def _suspect(self, raw: decode.Payload) -> None:
+        said = self.conversations.flows.said(raw.ends)
+        if said is not None:
+            name = said.name or self.conversations.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
+            owner = self.processes.get(raw.tgid, raw.start)
+            self.remote.spoke(raw, said, name, self.routes.scope(raw.ends.remote), owner is not None and owner.piped)
+
+    def looked(self, found: list[HeldEnd], now: int, took: int) -> list[AnyEvent]:
+        """What a look at the descriptors of some processes tells: see Remote.looked."""
+        return [self._stdio(suspect, fed, now) for suspect, fed in self.remote.looked(found, now, took)]
+
+    def _stdio(self, suspect: Suspect, fed: Wired, now: int, *, ran: bool = False) -> ProcessStdio:
+        process, ends, conversations = fed.process, suspect.ends, self.conversations
+        own = self.processes.find(process.tgid, process.start, "", ())
+        parent = self.processes.find(*process.parent, "", ())
+        feeder = self.processes.find(*fed.feeder, "", ())
+        said = conversations.flows.said(ends)
+        base = self._base(process)
+        return ProcessStdio(
+            **base | {"time": now + self._offset, "boottime": now},
+            **conversations.ends(ends),
+            destination_hostname=(said and said.name) or conversations.names.name(suspect.cgroup_id, ends.remote, now),
+            image=own.image if own else None,
+            command_line=own.command_line if own else None,
+            args=own.args if own else None,
+            parent_process_id=process.parent[0] or None,
+            parent_image=parent.image if parent else None,
+            parent_command_line=parent.command_line if parent else None,
+            application_protocol=said.protocol if said else None,
+            plain_text=said.plain if said and said.protocol == "unknown" else None,
+            stdio_kind=fed.kind,
+            fed_by_process_id=fed.feeder[0],
+            fed_by_image=feeder.image if feeder else None,
+            fed_by_command_line=feeder.command_line if feeder else None,
+            fed_by_stdio=fed.by_stdio,
+            only_connection=fed.only_connection,
+            reads_commands=reads_commands(own.image, own.args) if own else None,
+            ran_programs=ran,
         )
 
     def _programs(self, raw: decode.Origin) -> tuple[Process | None, Process | None]:

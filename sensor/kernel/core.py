@@ -6,7 +6,8 @@ import ctypes
 import os
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from itertools import islice
 from pathlib import Path
 
 from sensor import wire
@@ -20,6 +21,10 @@ VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 SCRATCH_PER_CPU = 4
 _ROUNDING = "on_rounding"
 _ROUNDING_TRACEPOINT = "x86_fpu_regs_deactivated"
+_LOOK = "on_descriptor"
+LOOK_CGROUPS = 256
+"""As many cgroups one look takes in; the map holds more."""
+_LOOK_BYTES = 2 << 20
 _SLOTS = (len(wire.KINDS) + 1) * len(wire.COUNTERS)
 
 
@@ -121,8 +126,7 @@ class CoreBackend:
     def _attach(self, cgroup_root: Path) -> None:
         cgroup_fd = os.open(cgroup_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for program in self._programs.values():
-                self._object.attach(program, cgroup_fd)
+            self._links = {name: self._object.attach(program, cgroup_fd) for name, program in self._programs.items()}
         finally:
             os.close(cgroup_fd)
 
@@ -130,6 +134,21 @@ class CoreBackend:
         """Report opens of character devices with these major numbers, from now on."""
         for major in majors:
             self._object.update("gpu_majors", struct.pack("=I", major), b"\1")
+
+    def held_ends(self, cgroup_ids: Collection[int]) -> bytes:
+        """Which ends of pipes, ptys and sockets the processes hold that are in these cgroups or below them.
+
+        At most LOOK_CGROUPS of them, and so many descriptors as fit into 2 MiB. The walk passes by every descriptor
+        of the node: 0.2 us each. Raises BpfError or OSError.
+        """
+        keys = [struct.pack("=Q", cgroup_id) for cgroup_id in islice(cgroup_ids, LOOK_CGROUPS)]
+        try:
+            for key in keys:
+                self._object.update("looked_at", key, b"\1")
+            return self._object.iterate(self._links[_LOOK], _LOOK_BYTES)
+        finally:
+            for key in keys:
+                self._object.remove("looked_at", key)
 
     def fileno(self) -> int:
         """Readable (EPOLLIN) when an event waits that rules judge; housekeeping events do not wake."""

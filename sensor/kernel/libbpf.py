@@ -33,6 +33,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__fd": (ctypes.c_int, [_POINTER]),
     "bpf_map__set_max_entries": (ctypes.c_int, [_POINTER, ctypes.c_uint32]),
     "bpf_map_update_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64]),
+    "bpf_map_delete_elem": (ctypes.c_int, [ctypes.c_int, _POINTER]),
     "bpf_map_lookup_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER]),
     "bpf_program__name": (ctypes.c_char_p, [_POINTER]),
     "bpf_program__section_name": (ctypes.c_char_p, [_POINTER]),
@@ -40,11 +41,16 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__fd": (ctypes.c_int, [_POINTER]),
     "bpf_program__attach": (_POINTER, [_POINTER]),
     "bpf_program__attach_cgroup": (_POINTER, [_POINTER, ctypes.c_int]),
+    "bpf_link__fd": (ctypes.c_int, [_POINTER]),
+    "bpf_iter_create": (ctypes.c_int, [ctypes.c_int]),
     "bpf_link__destroy": (ctypes.c_int, [_POINTER]),
     "ring_buffer__new": (_POINTER, [ctypes.c_int, RING_CALLBACK, _POINTER, _POINTER]),
     "ring_buffer__consume": (ctypes.c_int, [_POINTER]),
     "ring_buffer__free": (None, [_POINTER]),
 }
+
+_ITERATED = 1 << 16
+"""Bytes asked for in one read of an iterator; the kernel gives whole records."""
 
 
 class Libbpf:
@@ -117,15 +123,35 @@ class BpfObject:
         """Load this program too, whose section begins with "?"; only before `load`."""
         self._library.call("bpf_program__set_autoload", self.programs()[name], True, what=f"BPF program {name}")
 
-    def attach(self, program: int, cgroup_fd: int) -> None:
-        """Attach where the program's section says; a cgroup program to the cgroup behind `cgroup_fd`."""
+    def attach(self, program: int, cgroup_fd: int) -> int:
+        """Attach where its section says, a cgroup program to the cgroup behind `cgroup_fd`. Gives the link."""
         name = self._library.text("bpf_program__name", program)
         what = f"BPF program {name} cannot be attached"
         if self._library.text("bpf_program__section_name", program).startswith("cgroup"):
-            link = self._library.call("bpf_program__attach_cgroup", program, cgroup_fd, what=what)
+            link: int = self._library.call("bpf_program__attach_cgroup", program, cgroup_fd, what=what)
         else:
             link = self._library.call("bpf_program__attach", program, what=what)
         self._links.append(link)
+        return link
+
+    def iterate(self, link: int, limit: int) -> bytes:
+        """Run an iterator's program over all there is; gives what it wrote, cut at about `limit` bytes."""
+        what = "BPF iterator"
+        link_fd = self._library.call("bpf_link__fd", link, what=what)
+        descriptor = self._library.call("bpf_iter_create", link_fd, what=what)
+        written = b""
+        try:
+            for _ in range(limit):
+                try:
+                    part = os.read(descriptor, _ITERATED)
+                except BlockingIOError:  # a million were passed by and none wrote (kernel/bpf/bpf_iter.c, bpf_seq_read)
+                    continue
+                written += part
+                if not part or len(written) >= limit:
+                    break
+        finally:
+            os.close(descriptor)
+        return written
 
     def program_fd(self, program: int) -> int:
         return int(self._library.call("bpf_program__fd", program, what="program descriptor"))
@@ -135,6 +161,9 @@ class BpfObject:
 
     def update(self, name: str, key: bytes, value: bytes) -> None:
         self._library.call("bpf_map_update_elem", self.map_fd(name), key, value, 0, what=f"map {name}")
+
+    def remove(self, name: str, key: bytes) -> None:
+        self._library.call("bpf_map_delete_elem", self.map_fd(name), key, what=f"map {name}")
 
     def per_cpu_sums(self, map_fd: int, values: ctypes.Array[ctypes.c_uint64], count: int) -> list[int]:
         """The only entry of a per-CPU array, `count` u64 wide, summed over all CPUs. `values` is room for it."""
