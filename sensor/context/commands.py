@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_SHELL = re.compile(r"(?:r?b|d|a|[zkct]|mk|pdk|ya|bsd-c)?sh[\d.]*|fish|nu|pwsh|powershell|elvish|xonsh|rc|es")
+_SHELL = re.compile(r"(?:a|ba|rba|da|z|rz|k|rk|mk|pdk|ya|c|tc|bsd-c)?sh[\d.]*|fish|nu|pwsh|elvish|xonsh|rc|es")
 _MULTI = frozenset(("busybox", "toybox"))
 _INTERPRETER = re.compile(
     r"i?python[\d.]*|pypy[\d.]*|perl[\d.]*|i?ruby[\d.]*|irb|node|nodejs|deno|bun|php[\d.]*|lua(?:jit)?[\d.]*"
