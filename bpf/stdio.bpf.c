@@ -33,7 +33,8 @@ static __always_inline __u64 wanted_cgroup(struct task_struct *task)
 	return 0;
 }
 
-static __always_inline bool fill_socket(struct held_end *end, struct file *file)
+/* Not inlined, so that the object's BTF has the record: a test compares it with user space's. */
+static __noinline bool fill_socket(struct held_end *end, struct file *file)
 {
 	struct socket *socket = bpf_sock_from_file(file);
 	struct sock *sock;

@@ -48,6 +48,8 @@ TICK_S = 2.0
 TURN_S = 0.008
 """How soon to look again after a turn that took records: the kernel side does not wake for a familiar program
 within this time (TURN_NS in bpf/common.bpf.h), so that a storm of execs costs one wake for many."""
+_LOOK_PIDS = 512
+"""Processes that are looked at one by one; beyond it is cheaper to walk all there are."""
 DRAIN_S = 0.1
 """How long the ring alone is attended to: signals, requests and losses have their turn in a storm without end too."""
 
@@ -195,7 +197,7 @@ class Daemon:
         if not cgroups:
             return
         try:
-            found = self._backend.held_ends(cgroups)
+            found = self._backend.held_ends(cgroups, self._context.cgroups.members(cgroups, _LOOK_PIDS))
         except (BpfError, OSError) as error:
             log.error("descriptors cannot be looked at", error=str(error))
             self._context.remote.failed += 1

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
-_SHELL = re.compile(r"(?:a|ba|rba|da|z|rz|k|rk|mk|pdk|ya|c|tc|bsd-c)?sh[\d.]*|fish|nu|pwsh|elvish|xonsh|rc|es")
-_MULTI = frozenset(("busybox", "toybox"))
-_INTERPRETER = re.compile(
-    r"i?python[\d.]*|pypy[\d.]*|perl[\d.]*|i?ruby[\d.]*|irb|node|nodejs|deno|bun|php[\d.]*|lua(?:jit)?[\d.]*"
-    r"|tclsh[\d.]*|expect|R|julia|guile[\d.]*"
+_SHELLS = frozenset(
+    (
+        *("ash", "bash", "bsd-csh", "csh", "dash", "elvish", "es", "fish", "ksh", "mksh", "nu", "pdksh", "pwsh"),
+        *("rbash", "rc", "rksh", "rzsh", "sh", "tcsh", "xonsh", "yash", "zsh"),
+    )
 )
-_SHELL_VALUES = frozenset(("--rcfile", "--init-file", "-o", "+o", "-O", "+O"))
+_MULTI = ("busybox", "toybox")
+_INTERPRETERS = frozenset(
+    (
+        *("R", "bun", "deno", "expect", "guile", "ipython", "irb", "julia", "lua", "luajit", "node", "nodejs"),
+        *("perl", "php", "pypy", "python", "ruby", "tclsh"),
+    )
+)
+_SHELL_VALUES = ("--rcfile", "--init-file", "-o", "+o", "-O", "+O")
 """Options whose value is the next argument (bash(1), zsh(1))."""
-_CODE = re.compile(r"-[A-Za-z]*[cemrEpf].*|--(?:eval|print|run|file|execute).*")
-"""An interpreter's options that say what to run."""
+_CODE = frozenset("cemrEpf")
+"""Letters of an interpreter's options that say what to run."""
+_LONG_CODE = ("--eval", "--print", "--run", "--file", "--execute")
 
 
 def reads_commands(image: str, args: Sequence[str]) -> bool:
-    """By the name of the file that runs, and as its manual reads arguments."""
+    """By the name of the file that runs, a version behind it aside, and as its manual reads arguments."""
     name = image.rpartition("/")[2]
     rest = list(args[1:])
-    if name in _MULTI:
-        name = args[0].rpartition("/")[2].removeprefix("-") if args else ""
+    if name in _MULTI and args:
+        name = args[0].rpartition("/")[2].removeprefix("-")
         if name in _MULTI and rest:
             name = rest.pop(0)
-    if _SHELL.fullmatch(name):
+    name = name.rstrip("0123456789.")
+    if name in _SHELLS:
         return _shell_reads(rest)
-    if _INTERPRETER.fullmatch(name):
-        return "-i" in rest or all(arg == "-" or (arg.startswith("-") and not _CODE.fullmatch(arg)) for arg in rest)
-    return False
+    return name in _INTERPRETERS and ("-i" in rest or all(_leaves_open(arg) for arg in rest))
+
+
+def _leaves_open(arg: str) -> bool:
+    """The argument of an interpreter says nothing of what to run."""
+    if arg.startswith("--"):
+        return not arg.startswith(_LONG_CODE)
+    return arg.startswith("-") and not _CODE.intersection(arg)
 
 
 def _shell_reads(rest: list[str]) -> bool:
@@ -39,15 +52,13 @@ def _shell_reads(rest: list[str]) -> bool:
             takes_value = False
         elif arg in _SHELL_VALUES:
             takes_value = True
-        elif arg in ("-", "--"):
-            continue
+        elif arg.startswith("--") or arg == "-":
+            if arg in ("--command", "--version", "--help"):
+                return False
         elif arg[:1] not in ("-", "+"):
             return False  # a script
-        elif arg.startswith("--"):
-            if arg.lower() in ("--command", "--version", "--help"):
-                return False
-        elif arg[:1] == "-" and "c" in arg[1:]:
+        elif arg[0] == "-" and "c" in arg:
             return False
-        elif arg[:1] == "-" and "s" in arg[1:]:
+        elif arg[0] == "-" and "s" in arg:
             return True
     return True

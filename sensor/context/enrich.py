@@ -18,7 +18,7 @@ from sensor.context.gpus import DRIVER, Nvml
 from sensor.context.held import HeldEnd
 from sensor.context.identity import guid
 from sensor.context.processes import Process, Processes
-from sensor.context.remote import Remote, Suspect
+from sensor.context.remote import SECURE, Remote, Suspect
 from sensor.context.routes import Routes
 from sensor.context.usage import Usages
 from sensor.context.users import Users
@@ -332,11 +332,16 @@ class Context:
         )
 
     def _suspect(self, raw: decode.Payload) -> None:
+        """Some first words came of a flow that was opened here: may a shell hear them?"""
         said = self.conversations.flows.said(raw.ends)
-        if said is not None:
-            name = said.name or self.conversations.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
-            owner = self.processes.get(raw.tgid, raw.start)
-            self.remote.spoke(raw, said, name, self.routes.scope(raw.ends.remote), owner is not None and owner.piped)
+        if said is None or raw.ends.cookie in self.remote:
+            return
+        owner = self.processes.get(raw.tgid, raw.start)
+        if said.protocol != "unknown" and not (owner and owner.piped):
+            names = self.conversations.names
+            if said.protocol not in SECURE or said.name or names.name(raw.cgroup_id, raw.ends.remote, raw.time):
+                return
+        self.remote.spoke(raw, self.routes.scope(raw.ends.remote))
 
     def looked(self, found: list[HeldEnd], now: int, took: int) -> list[AnyEvent]:
         """What a look at the descriptors of some processes tells: see Remote.looked."""
@@ -352,7 +357,7 @@ class Context:
         return ProcessStdio(
             **base | {"time": now + self._offset, "boottime": now},
             **conversations.ends(ends),
-            destination_hostname=(said and said.name) or conversations.names.name(suspect.cgroup_id, ends.remote, now),
+            destination_hostname=(said and said.name) or conversations.names.name(process.cgroup_id, ends.remote, now),
             image=own.image if own else None,
             command_line=own.command_line if own else None,
             args=own.args if own else None,

@@ -105,14 +105,12 @@ class Flows:
         data = entry.streams[raw.inbound].add(raw.offset, raw.data) if entry.streams else raw.data
         if not data:
             return None
-        if entry.protocol == "unknown":
-            entry.weigh(raw.inbound, data)
-        if entry.recogniser.done:
-            return None
         found = entry.recogniser.inbound(data) if raw.inbound else entry.recogniser.outbound(data)
         if found is not None:
             entry.protocol = found.protocol
             entry.name = found.tls_server_name or found.http_host or entry.name
+        elif entry.protocol == "unknown":
+            entry.weigh(raw.inbound, data)
         return found
 
     def known(self, raw: FlowTotals) -> tuple[str | None, str | None]:

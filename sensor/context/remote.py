@@ -12,20 +12,21 @@ from itertools import islice
 import msgspec
 
 from sensor import wire
-from sensor.context.flows import Said
 from sensor.context.held import HeldEnd
 from sensor.context.wiring import Who, Wired, wired
 from sensor.decode import Ends, Exec, FlowTotals, Payload
 
+SECURE = ("tls", "quic")
+"""Protocols that hide what is said in them."""
 _SECOND = 1_000_000_000
 _LOOKS = (_SECOND * 3 // 10, 2 * _SECOND, 10 * _SECOND, 60 * _SECOND)
 """After the first words: a split handshake is whole by the first, and a relay may do its wiring later."""
 _APART = _SECOND // 2
 _SHARE = 50
 """Looks take at most one part in so many of the sensor's time."""
-_AT_ONCE = 64
+_AT_ONCE = 256
+_CGROUPS = 8
 _NEVER = 1 << 63
-_SECURE = frozenset(("tls", "quic"))
 
 
 class Suspect(msgspec.Struct):
@@ -33,7 +34,8 @@ class Suspect(msgspec.Struct):
 
     ends: Ends
     owner: Who
-    cgroup_id: int
+    cgroups: set[int]
+    """Where to look: its socket's, and those of programs that began below its owner."""
     due: int
     looks: int = 1
     """How many there were once that of `due` is over."""
@@ -44,6 +46,7 @@ class Remote:
 
     def __init__(self, limit: int = 1024) -> None:
         self.evicted = 0
+        """Flows that were let go before there was a look."""
         self.failed = 0
         """Looks that came to nothing."""
         self._limit = limit
@@ -52,27 +55,29 @@ class Remote:
         self._suspects: OrderedDict[int, Suspect] = OrderedDict()
         self._places: defaultdict[int | Who, set[int]] = defaultdict(set)
         """Cookies by cgroup and by owner."""
-        self._again: dict[int | Who, int] = {}
-        """When to look at a place once more, because something began there."""
+        self._again: dict[int | Who, tuple[int, int]] = {}
+        """When to look once more because something began at a place, and in which cgroup that was."""
         self._told: OrderedDict[Who, dict[int, tuple[Suspect, Wired]]] = OrderedDict()
         """What was told, by program and cookie."""
         self._idle: set[Who] = set()
         """Those of whom it is not known yet that they run other programs."""
 
-    def spoke(self, raw: Payload, said: Said, name: str | None, scope: str, piped: bool) -> None:
-        """Some first words of a flow: `name` is what its peer is known by, `piped` says so of its owner's stdio."""
+    def __contains__(self, cookie: int) -> bool:
+        return cookie in self._suspects
+
+    def spoke(self, raw: Payload, scope: str) -> None:
+        """A flow that may steer a program said its first words; `scope` is where its peer is."""
+        if scope not in ("private", "external"):
+            return
         cookie = raw.ends.cookie
-        if cookie in self._suspects or scope not in ("private", "external"):
-            return
-        if not (piped or said.protocol == "unknown" or (said.protocol in _SECURE and name is None)):
-            return
-        suspect = Suspect(raw.ends, (raw.tgid, raw.start), raw.cgroup_id, raw.time + _LOOKS[0])
+        suspect = Suspect(raw.ends, (raw.tgid, raw.start), {raw.cgroup_id}, raw.time + _LOOKS[0])
         self._suspects[cookie] = suspect
-        self._places[suspect.cgroup_id].add(cookie)
+        self._places[raw.cgroup_id].add(cookie)
         self._places[suspect.owner].add(cookie)
         if len(self._suspects) > self._limit:
-            self._drop(next(iter(self._suspects)))
-            self.evicted += 1
+            oldest = next(iter(self._suspects))
+            self.evicted += self._suspects[oldest].looks == 1
+            self._drop(oldest)
 
     def started(self, raw: Exec) -> list[tuple[Suspect, Wired]]:
         """A program began: it may be fed, so look. Gives what was told of its parent, if it is the first it runs."""
@@ -80,7 +85,7 @@ class Remote:
             places: tuple[int | Who, ...] = (raw.cgroup_id, *raw.ancestors)
             for place in places:
                 if place in self._places:
-                    self._again.setdefault(place, raw.time + _LOOKS[0])
+                    self._again.setdefault(place, (raw.time + _LOOKS[0], raw.cgroup_id))
         if not self._idle or not raw.ancestors or raw.ancestors[0] not in self._idle:
             return []
         self._idle.remove(raw.ancestors[0])
@@ -100,13 +105,16 @@ class Remote:
         """The cgroups in which to look now, none for most of the time. `now` is CLOCK_BOOTTIME in nanoseconds."""
         if now < self._rest or not self._suspects:
             return []
-        for place in [place for place, due in self._again.items() if due <= now]:
+        for place, cgroup_id in [(place, again[1]) for place, again in self._again.items() if again[0] <= now]:
             del self._again[place]
             for cookie in self._places.get(place, ()):
-                self._suspects[cookie].due = now
+                suspect = self._suspects[cookie]
+                suspect.due = now
+                if len(suspect.cgroups) < _CGROUPS:
+                    suspect.cgroups.add(cgroup_id)
         due = (suspect for suspect in self._suspects.values() if suspect.due <= now)
         self._looking = list(islice(due, _AT_ONCE))
-        return list({suspect.cgroup_id for suspect in self._looking})
+        return list(set().union(*(suspect.cgroups for suspect in self._looking)))
 
     def looked(self, found: list[HeldEnd], now: int, took: int) -> list[tuple[Suspect, Wired]]:
         """The programs that a look at the cgroups which `due` named found to be fed, each once. `took`: how long it
@@ -136,7 +144,9 @@ class Remote:
 
     def _drop(self, cookie: int) -> None:
         suspect = self._suspects.pop(cookie)
-        for place in (suspect.cgroup_id, suspect.owner):
-            self._places[place].discard(cookie)
-            if not self._places[place]:
-                del self._places[place]
+        places: tuple[int | Who, ...] = (*suspect.cgroups, suspect.owner)
+        for place in places:
+            if place in self._places:
+                self._places[place].discard(cookie)
+                if not self._places[place]:
+                    del self._places[place]

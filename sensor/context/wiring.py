@@ -6,7 +6,7 @@ Pure: judges what one look at the descriptors of some processes found.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeAlias
 
 import msgspec
@@ -67,24 +67,40 @@ class Ends:
             return []
         found = self._holders.get((end.kind, end.peer if end.kind == wire.UNIX else end.object), [])
         if end.kind == wire.PIPE:
-            return [other for other in found if other.role & (wire.WRITE if givers else wire.READ)]
+            near, far = (wire.READ, wire.WRITE) if givers else (wire.WRITE, wire.READ)
+            return [other for other in found if other.role & far] if end.role & near else []
         return [other for other in found if other.role != end.role] if end.kind == wire.PTY else found
 
-    def reach(self, end: HeldEnd, holders: Collection[Who], *, givers: bool) -> list[HeldEnd]:
-        """The nearest ends, up- or downstream of `end`, of processes that are among `holders`."""
+    def reach(self, end: HeldEnd, *, givers: bool) -> Iterator[list[HeldEnd]]:
+        """The ends of other processes up- or downstream of `end`, the nearest first, level by level."""
         stream = 0 if givers else 1
         level, seen = [end], {(end.tgid, end.start)}
         for _ in range(_HOPS):
             others = [other for near in level for other in self.others(near, givers=givers)]
-            found = [other for other in others if (other.tgid, other.start) in holders]
+            if not others:
+                return
+            yield others
+            beyond = {(other.tgid, other.start) for other in others} - seen
+            seen |= beyond
+            level = [self.by_process[who][stream] for who in beyond if stream in self.by_process[who]]
+
+    def nearest(self, end: HeldEnd, holders: Collection[Who], *, givers: bool) -> list[HeldEnd]:
+        """The nearest of them that belong to `holders`."""
+        for level in self.reach(end, givers=givers):
+            found = [other for other in level if (other.tgid, other.start) in holders]
             if found:
                 return found
-            level = []
-            for who in {(other.tgid, other.start) for other in others} - seen:
-                seen.add(who)
-                if stream in self.by_process[who]:
-                    level.append(self.by_process[who][stream])
         return []
+
+    def below(self) -> dict[Who, set[Who]]:
+        """Which processes each process feeds, itself or through others."""
+        fed: defaultdict[Who, set[Who]] = defaultdict(set)
+        for who, own in self.by_process.items():
+            if 0 in own:
+                for level in self.reach(own[0], givers=True):
+                    for other in level:
+                        fed[other.tgid, other.start].add(who)
+        return fed
 
 
 def wired(found: Iterable[HeldEnd], connections: Collection[int]) -> list[Wired]:
@@ -92,12 +108,12 @@ def wired(found: Iterable[HeldEnd], connections: Collection[int]) -> list[Wired]
     the uppermost alone.
     """
     ends = Ends(found)
+    below = ends.below()
     told: list[Wired] = []
     for connection in connections:
         holders = ends.holders(connection)
-        if not holders:
-            continue
-        feeds = [feed for who in ends.by_process if (feed := _feed(ends, who, connection, holders))]
+        near = holders.union(*(below.get(who, ()) for who in holders))
+        feeds = [feed for who in near if (feed := _feed(ends, who, connection, holders))]
         fed = {(feed.process.tgid, feed.process.start): feed.process.object for feed in feeds}
         told += [feed for feed in feeds if fed.get(feed.process.parent) != feed.process.object]
     return told
@@ -113,10 +129,10 @@ def _feed(ends: Ends, who: Who, connection: int, holders: set[Who]) -> Wired | N
         if stdin.object != connection or not hears:
             return None
         return Wired(stdin, connection, "socket", who, True, _is_only(ends, who))
-    givers = ends.reach(stdin, holders - {who}, givers=True)
+    givers = ends.nearest(stdin, holders - {who}, givers=True)
     if not givers:
         return None
-    takers = [end for fd in (1, 2) if fd in own for end in ends.reach(own[fd], holders - {who}, givers=False)]
+    takers = [end for fd in (1, 2) if fd in own for end in ends.nearest(own[fd], holders - {who}, givers=False)]
     if not takers and who not in holders:
         return None
     feeder = min(givers, key=lambda end: (end.fd != 1, end.tgid))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__set_autoload": (ctypes.c_int, [_POINTER, ctypes.c_bool]),
     "bpf_program__fd": (ctypes.c_int, [_POINTER]),
     "bpf_program__attach": (_POINTER, [_POINTER]),
+    "bpf_program__attach_iter": (_POINTER, [_POINTER, _POINTER]),
     "bpf_program__attach_cgroup": (_POINTER, [_POINTER, ctypes.c_int]),
     "bpf_link__fd": (ctypes.c_int, [_POINTER]),
     "bpf_iter_create": (ctypes.c_int, [ctypes.c_int]),
@@ -51,6 +53,18 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 _ITERATED = 1 << 16
 """Bytes asked for in one read of an iterator; the kernel gives whole records."""
+
+
+class _IterTask(ctypes.Structure):
+    """union bpf_iter_link_info (include/uapi/linux/bpf.h), as far as tasks go."""
+
+    _fields_ = (("tid", ctypes.c_uint32), ("pid", ctypes.c_uint32), ("pid_fd", ctypes.c_uint32), ("_", ctypes.c_uint32))
+
+
+class _IterOptions(ctypes.Structure):
+    """struct bpf_iter_attach_opts (bpf/libbpf.h)."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("link_info", ctypes.c_void_p), ("link_info_len", ctypes.c_uint32))
 
 
 class Libbpf:
@@ -123,35 +137,32 @@ class BpfObject:
         """Load this program too, whose section begins with "?"; only before `load`."""
         self._library.call("bpf_program__set_autoload", self.programs()[name], True, what=f"BPF program {name}")
 
-    def attach(self, program: int, cgroup_fd: int) -> int:
-        """Attach where its section says, a cgroup program to the cgroup behind `cgroup_fd`. Gives the link."""
+    def attach(self, program: int, cgroup_fd: int) -> None:
+        """Attach where the program's section says; a cgroup program to the cgroup behind `cgroup_fd`."""
         name = self._library.text("bpf_program__name", program)
         what = f"BPF program {name} cannot be attached"
         if self._library.text("bpf_program__section_name", program).startswith("cgroup"):
-            link: int = self._library.call("bpf_program__attach_cgroup", program, cgroup_fd, what=what)
+            link = self._library.call("bpf_program__attach_cgroup", program, cgroup_fd, what=what)
         else:
             link = self._library.call("bpf_program__attach", program, what=what)
         self._links.append(link)
-        return link
 
-    def iterate(self, link: int, limit: int) -> bytes:
-        """Run an iterator's program over all there is; gives what it wrote, cut at about `limit` bytes."""
+    def iterate(self, program: int, pid: int, limit: int) -> bytes:
+        """Run an iterator's program over one process, or all where `pid` is 0; gives what it wrote, cut at about
+        `limit` bytes. BpfError with E2BIG or EINVAL where the kernel cannot choose a process (before 6.1).
+        """
         what = "BPF iterator"
-        link_fd = self._library.call("bpf_link__fd", link, what=what)
-        descriptor = self._library.call("bpf_iter_create", link_fd, what=what)
-        written = b""
+        info = _IterTask(pid=pid)
+        options = _IterOptions(ctypes.sizeof(_IterOptions), ctypes.addressof(info), ctypes.sizeof(info))
+        chosen = ctypes.byref(options) if pid else None
+        link = self._library.call("bpf_program__attach_iter", program, chosen, what=what)
         try:
-            for _ in range(limit):
-                try:
-                    part = os.read(descriptor, _ITERATED)
-                except BlockingIOError:  # a million were passed by and none wrote (kernel/bpf/bpf_iter.c, bpf_seq_read)
-                    continue
-                written += part
-                if not part or len(written) >= limit:
-                    break
+            link_fd = self._library.call("bpf_link__fd", link, what=what)
+            descriptor = self._library.call("bpf_iter_create", link_fd, what=what)
         finally:
-            os.close(descriptor)
-        return written
+            self._library.void("bpf_link__destroy", link)
+        with open(descriptor, "rb", buffering=0) as iterator:
+            return _all_of(iterator, limit)
 
     def program_fd(self, program: int) -> int:
         return int(self._library.call("bpf_program__fd", program, what="program descriptor"))
@@ -191,3 +202,15 @@ def read_object(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise BpfError(f"{path} is missing; run: make build", 2, []) from None
+
+
+def _all_of(iterator: io.FileIO, limit: int) -> bytes:
+    written = b""
+    for _ in range(limit):
+        part = iterator.read(_ITERATED)
+        if part is None:  # a million were passed by and none wrote (kernel/bpf/bpf_iter.c, bpf_seq_read)
+            continue
+        written += part
+        if not part or len(written) >= limit:
+            break
+    return written

