@@ -45,6 +45,8 @@ if how.startswith("tls"):
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     far = context.wrap_socket(far)
+if how.startswith("binary"):
+    far.sendall(bytes(range(128, 256)))
 if how.endswith("pty"):
     pid, shell = pty.fork()
     if not pid:
@@ -90,6 +92,36 @@ for _ in range(8):
     while select.select([take], [], [], 0.1)[0]:
         os.read(take, 4096)
     subprocess.run(["bash", "-c", "ls | cat; sleep 0.1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+"""
+
+BROWSER = """
+import os, pty, select, socket, sys
+with socket.create_server((sys.argv[1], 5000)) as server:
+    visitor, _ = server.accept()
+pid, shell = pty.fork()
+if not pid:
+    os.execvp("bash", ["bash", "--norc"])
+while True:
+    ready = select.select([visitor, shell], [], [])[0]
+    if visitor in ready:
+        told = visitor.recv(4096)
+        if not told:
+            break
+        os.write(shell, told)
+    if shell in ready:
+        visitor.sendall(os.read(shell, 4096))
+"""
+VISITOR = """
+import socket, sys, time
+while True:
+    try:
+        server = socket.create_connection((sys.argv[1], 5000))
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.05)
+for _ in range(5):
+    server.sendall(b"id; ls\\n")
+    time.sleep(0.4)
 """
 
 
@@ -226,7 +258,10 @@ def test_what_looks_alike_every_day(launch: Launch, cgroup: Path, site: Site, tm
         "agent": [*python, "tls pipe", FAR, str(MODEL_TLS)],
         "agent, pty": [*python, "tls pty", FAR, str(MODEL_TLS)],
         "model inside": [*python, "http pty", INSIDE, str(MODEL_HTTP)],
+        "agent in a pipeline": ["sh", "-c", 'sleep 9 | "$@" | cat', "sh", *python, "tls pipe", FAR, str(MODEL_TLS)],
         "queue inside": [*python, "queue pipe", INSIDE, str(QUEUE)],
+        "terminal in a browser": [sys.executable, "-c", BROWSER, INSIDE],
+        "its visitor": [sys.executable, "-c", VISITOR, INSIDE],
         "make": ["make", "-s", "-C", tmp_path, "-j2"],
         "script": ["script", "-qc", tty, "/dev/null"],
         "terminal with nc": ["script", "-qc", f"sh -c '(echo a; sleep 2) | nc -N {FAR} {BINARY}'", "/dev/null"],
@@ -236,6 +271,7 @@ def test_what_looks_alike_every_day(launch: Launch, cgroup: Path, site: Site, tm
         started = [site.run(cgroup / str(number), *command) for number, command in enumerate(daily.values())]
         work = cgroup / "ssh"
         work.mkdir()
+        (work / "cgroup.procs").write_text(str(sshd._process.pid))
         started.append(start_in(work, [*sshd.client("-tt"), "ls; sleep 1; sh -c 'ls; sleep 1'"]))
         for process in started:
             process.wait(60)
