@@ -31,7 +31,8 @@ def swallow(connection: socket.socket) -> None:
 
 def scrambled(connection: socket.socket) -> None:
     while connection.recv(4096):
-        connection.sendall(bytes(range(0, 256, 7)))
+        time.sleep(0.3)
+        connection.sendall(bytes(range(128, 256, 7)))  # no control characters: a terminal would make signals of them
 
 
 def queue(connection: socket.socket) -> None:
