@@ -108,6 +108,7 @@ struct signal_struct {
 struct css_set;
 
 struct task_struct {
+	int pid;
 	int tgid;
 	__u64 start_boottime;
 	__u64 self_exec_id;
@@ -132,8 +133,6 @@ struct kernfs_node {
 struct cgroup_root {
 	int hierarchy_id;
 };
-
-struct cgroup;
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;

@@ -16,8 +16,6 @@ from sensor.context.held import HeldEnd
 from sensor.context.wiring import Who, Wired, wired
 from sensor.decode import Ends, Exec, FlowTotals, Payload
 
-SECURE = ("tls", "quic")
-"""Protocols that hide what is said in them."""
 _SECOND = 1_000_000_000
 _LOOKS = (_SECOND * 3 // 10, 2 * _SECOND, 10 * _SECOND, 60 * _SECOND)
 """After the first words: a split handshake is whole by the first, and a relay may do its wiring later."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sensor import wire
 from sensor.kernel.libbpf import BpfError, BpfObject, Libbpf, read_object
+from sensor.kernel.policies import Policies
 from sensor.kernel.ring import Ring, open_ring
 
 OBJECT = Path(__file__).with_name("hostbrake.bpf.o")
@@ -135,6 +136,10 @@ class CoreBackend:
         finally:
             os.close(cgroup_fd)
 
+    def policies(self, scope: int, scope_level: int) -> Policies:
+        """What agents may do, in the kernel; see `Policies`."""
+        return Policies(self._object, scope, scope_level)
+
     def watch_majors(self, majors: Iterable[int]) -> None:
         """Report opens of character devices with these major numbers, from now on."""
         for major in majors:
@@ -154,7 +159,7 @@ class CoreBackend:
             return self._walk(pids if self._chooses else None)
         finally:
             for key in keys:
-                self._object.remove("looked_at", key)
+                self._object.delete("looked_at", key)
 
     def _walk(self, pids: Collection[int] | None) -> bytes:
         program, found = self._programs[_LOOK], b""

@@ -24,7 +24,8 @@ def closed(cookie: int) -> FlowTotals:
 
 
 def program(time: int, *, fed: bool = True, parent: int = 1, cgroup: int = CGROUP) -> Exec:
-    return Exec(time, 99, 99, cgroup, 0, "/bin/id", ((parent, parent),), False, ["id"], "/", "", False, False, 0, fed)
+    origin = ("/bin/id", ((parent, parent),), False, 0, False, False)
+    return Exec(time, 99, 99, cgroup, 0, *origin, ["id"], "/", "", False, False, 0, fed)
 
 
 def wiring(cookie: int) -> list[HeldEnd]:
