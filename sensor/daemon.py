@@ -25,6 +25,7 @@ from sensor.context.enrich import Context
 from sensor.control import ControlServer
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
+from sensor.kernel.libbpf import BpfError
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.early import denied_programs
 from sensor.match.fanout import FanOut
@@ -53,6 +54,8 @@ TICK_S = 2.0
 TURN_S = 0.008
 """How soon to look again after a turn that took records: the kernel side does not wake for a familiar program
 within this time (TURN_NS in bpf/common.bpf.h), so that a storm of execs costs one wake for many."""
+_LOOK_PIDS = 512
+"""Processes that are looked at one by one; beyond it is cheaper to walk all there are."""
 DRAIN_S = 0.1
 """How long the ring alone is attended to: signals, requests and losses have their turn in a storm without end too."""
 
@@ -166,6 +169,7 @@ class Daemon:
                 for descriptor, _ in epoll.poll(wait_s):
                     handlers[descriptor]()
                 wait_s = self._drain()
+                self._look()
                 self._pipeline.complete()
                 self._supervisor.alive()
                 if time.monotonic() >= due:
@@ -220,6 +224,21 @@ class Daemon:
                 return 0
             wait_s = TURN_S
         return wait_s
+
+    def _look(self) -> None:
+        """See whose standard streams lead to a connection, where one may."""
+        began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        cgroups = self._context.remote.due(began)
+        if not cgroups:
+            return
+        try:
+            found = self._backend.held_ends(cgroups, self._context.cgroups.members(cgroups, _LOOK_PIDS))
+        except (BpfError, OSError) as error:
+            log.error("descriptors cannot be looked at", error=str(error))
+            self._context.remote.failed += 1
+            found = b""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._pipeline.looked(found, now, now - began)
 
     def _tick(self) -> None:
         for sink in filter(None, (self._alerts, self._events)):

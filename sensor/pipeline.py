@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import structlog
 
 from sensor.context.enrich import Context
+from sensor.context.held import held_ends
 from sensor.decode import DecodeError, decode
 from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
@@ -63,15 +64,29 @@ class Pipeline:
         try:
             raw = decode(data)
         except DecodeError as error:
-            self.undecodable[error.kind] += 1
-            if self.undecodable[error.kind] == 1:
-                log.error("ring record cannot be decoded", kind=error.kind, error=str(error))
+            self._note(error)
             return
         found = self._context.enrich(raw)
         if found is None:
             return
         for event in found if isinstance(found, list) else (found,):
             self.judge(event)
+
+    def looked(self, data: bytes, now: int, took: int) -> None:
+        """What a look at processes' descriptors gave, which lasted `took` nanoseconds until the kernel's time `now`."""
+        assert self._context is not None
+        found = []
+        try:
+            found = held_ends(data, now)
+        except DecodeError as error:
+            self._note(error)
+        for event in self._context.looked(found, now, took):
+            self.judge(event)
+
+    def _note(self, error: DecodeError) -> None:
+        self.undecodable[error.kind] += 1
+        if self.undecodable[error.kind] == 1:
+            log.error("the kernel side's record cannot be decoded", kind=error.kind, error=str(error))
 
     def judge(self, event: AnyEvent) -> None:
         """Match one event and respond."""
