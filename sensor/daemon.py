@@ -157,6 +157,7 @@ class Daemon:
             self._tick()
             self._requests.tick(at_once=True)
             self._audit.append("stop", pid=os.getpid(), alerts=dict(self._pipeline.outcomes))
+            self._audit.close()
             log.info("stopped", alerts=dict(self._pipeline.outcomes))
 
     def _register(self, epoll: select.epoll) -> dict[int, Callable[[], None]]:
@@ -199,6 +200,7 @@ class Daemon:
             log.warning(f"{what}: not available", reason=why)
         self._context.conversations.dns.start()
         self._supervisor.ready()
+        self._audit.tick()  # signs for the start
 
     def _drain(self) -> float:
         """Judge what waits in the ring; gives how long the loop may sleep after that, seconds."""

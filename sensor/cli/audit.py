@@ -56,7 +56,7 @@ def audit() -> None:
     """
 
 
-@audit.command("verify")
+@audit.command("verify", short_help="is it what the sensor wrote? says where not; exits 1 then")
 @_trail
 @_key
 @click.option(
@@ -97,7 +97,7 @@ def verify(trail: Path, key: str | None, checkpoints: tuple[Path, ...], bundle: 
     sys.exit(0 if report.is_good() else 1)
 
 
-@audit.command("show")
+@audit.command("show", short_help="print records")
 @_trail
 @click.option("--kind", "kinds", multiple=True, metavar="KIND", help="only records of this kind; repeatable")
 @click.option("--agent", metavar="NAME", help="only records that name this agent")
@@ -123,7 +123,7 @@ def show(trail: Path, as_json: bool, last: int | None, **filters: Any) -> None:
         _refuse(f"{error.filename or trail}: {error.strerror}")
 
 
-@audit.command("export")
+@audit.command("export", short_help="one incident as a file that proves itself")
 @click.argument("identifier", metavar="[ID]", required=False)
 @_trail
 @_key
@@ -154,7 +154,7 @@ def export(identifier: str | None, trail: Path, key: str | None, incident: str |
     click.echo(f"{len(made.records)} records to {printable(str(output))}")
 
 
-@audit.command("key")
+@audit.command("key", short_help="print the public key, to be kept elsewhere")
 @_trail
 def key_(trail: Path) -> None:
     """Print the sensor's public key (a vkey, https://c2sp.org/signed-note), to be kept on another machine."""

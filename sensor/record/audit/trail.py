@@ -140,7 +140,7 @@ class Audit:
         return index
 
     def _write(self, data: bytes) -> None:
-        if self._offset >= self._segment_bytes:
+        if self._fd is not None and self._offset >= self._segment_bytes:
             self._roll()
         fd = self._fd
         if fd is None:

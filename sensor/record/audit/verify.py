@@ -214,6 +214,8 @@ class _Walk:
         """Of the record before."""
         self._head: str | None = NO_HEAD
         """Its hash; None: it was no record, so what comes next cannot continue it."""
+        self._before: _Place | None = None
+        """The record before."""
         self._breaks: list[_Place] = []
         """The records just before, each of which does not continue its predecessor."""
         self._before_breaks: _Place | None = None
@@ -248,6 +250,7 @@ class _Walk:
         else:
             self._link(record, leaf)
             self._read(record)
+        self._before = self._place()
         self._tree.append(leaf)
         self._report.records += 1
         if self._unproven is None:
@@ -264,7 +267,6 @@ class _Walk:
 
     def _link(self, record: dict[str, Any], leaf: bytes) -> None:
         expected = self._index + 1
-        before = self._place()
         self._index = record["index"]
         if self._index != expected:
             self._settle(attested=False)
@@ -275,7 +277,7 @@ class _Walk:
             self._settle(attested=True)
         else:
             if not self._breaks:
-                self._before_breaks = before if expected else None
+                self._before_breaks = self._before
             self._breaks.append(self._place())
         self._head = leaf.hex()
 
