@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _FILE = click.Path(path_type=Path, readable=False)  # what cannot be read is told so by us
 _AGO = re.compile(r"(\d{1,6})([smhd])")
+PATIENCE_S = 10.0
+"""How long `export` waits for the checkpoint that covers what it exports."""
 _WIDE = 500
 """How wide lines are where no terminal is."""
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -50,9 +52,11 @@ def audit() -> None:
     cut its end; what shows that is a checkpoint kept elsewhere:
 
     \b
-        hostbrake audit key > sensor.vkey                       # once, to another machine
-        cp /var/lib/hostbrake/audit/checkpoint elsewhere/       # often; it is in the journal too
-        hostbrake audit verify --key sensor.vkey --checkpoint elsewhere/checkpoint
+      hostbrake audit key > sensor.vkey    # once, to another machine
+      cp /var/lib/hostbrake/audit/checkpoint elsewhere/checkpoint    # often
+      hostbrake audit verify --key sensor.vkey --checkpoint elsewhere/checkpoint
+
+    The log (the journal) has every checkpoint too.
     """
 
 
@@ -189,11 +193,11 @@ def _notes(paths: Sequence[Path]) -> list[tuple[str, bytes]]:
     return found
 
 
-def _patiently(make: Callable[[], Any], seconds: float = 10.0) -> Any:
+def _patiently(make: Callable[[], Any]) -> Any:
     """What `make` makes, once it is signed: a running sensor signs for an incident within a few seconds."""
     from sensor.record.audit.bundle import NotSignedYetError
 
-    until = time.monotonic() + seconds
+    until = time.monotonic() + PATIENCE_S
     while True:
         try:
             return make()
