@@ -102,7 +102,7 @@ def test_checkpoints_of_the_log_find_a_cut_on_a_copy_without_root(launch: Launch
     told = logged(sensor, "audit checkpoint")
     assert told[-1]["checkpoint"] == (state / "audit/checkpoint").read_text()
     kept = tmp_path / "kept"
-    kept.write_text(told[-1]["checkpoint"])
+    kept.write_text("".join(line["checkpoint"] + "\n" for line in told))
 
     copy = tmp_path / "copy"
     subprocess.run(["cp", "-r", state / "audit", copy], check=True)

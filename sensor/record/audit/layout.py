@@ -53,6 +53,8 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str
     nodes: list[str]
     place: Place
+    kept: int
+    """How long the file of all checkpoints was with this one, bytes: years of them need not be read at a start."""
 
     def tree(self) -> Tree | None:
         """None where nodes and checkpoint do not belong together."""
@@ -83,11 +85,13 @@ def read_state(directory: Path) -> State | None:
         return None
 
 
-def read_notes(path: Path) -> tuple[list[bytes], bytes]:
+def read_notes(path: Path, offset: int = 0) -> tuple[list[bytes], bytes]:
     """The notes of a file that holds one or more, a blank line after each (the last may lack it), and what comes after
-    them unfinished. Raises OSError.
+    them unfinished; from `offset` on, where a note begins. Raises OSError.
     """
-    chunks = path.read_bytes().split(b"\n\n")
+    with open(path, "rb") as file:
+        file.seek(offset)
+        chunks = file.read().split(b"\n\n")
     ends_blank = len(chunks) % 2 == 1
     rest = chunks.pop() if ends_blank else b""
     notes = [
@@ -95,5 +99,6 @@ def read_notes(path: Path) -> tuple[list[bytes], bytes]:
         for text, signatures in zip(chunks[::2], chunks[1::2], strict=True)
     ]
     if not ends_blank and not chunks[-1].endswith(b"\n"):
-        rest = notes.pop()
+        notes.pop()
+        rest = b"\n\n".join(chunks[-2:])
     return notes, rest

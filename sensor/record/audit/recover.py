@@ -65,8 +65,10 @@ def _fresh() -> Recovered:
 
 def _continue(directory: Path, key: Path) -> Recovered:
     state = layout.read_state(directory)
-    signed = _signed(directory)
-    if state is not None and state.tree() is not None:
+    if state is not None and state.tree() is None:
+        state = None
+    signed = _signed(directory, state.kept if state else 0)
+    if state is not None:
         signed.append(read_checkpoint(state.checkpoint.encode()))
     found = layout.segments(directory)
     largest = max((checkpoint.size for checkpoint in signed), default=0)
@@ -91,12 +93,12 @@ def _continue(directory: Path, key: Path) -> Recovered:
     return recovered
 
 
-def _signed(directory: Path) -> list[Checkpoint]:
-    """What the checkpoints say; whether they are genuine, `audit verify` tells."""
+def _signed(directory: Path, known: int) -> list[Checkpoint]:
+    """What the checkpoints after `known` bytes say; whether they are genuine, `audit verify` tells."""
     path = directory / layout.CHECKPOINTS
     if not path.exists():
         return []
-    notes, rest = layout.read_notes(path)
+    notes, rest = layout.read_notes(path, known if known <= path.stat().st_size else 0)
     if rest:  # a crash cut it short; the checkpoint was told nobody
         os.truncate(path, path.stat().st_size - len(rest))
     read = []

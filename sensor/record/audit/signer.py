@@ -66,8 +66,8 @@ class Round(threading.Thread):
         if not public.exists():
             _replace(public, f"{key.public()}\n".encode())
         note = key.sign(Checkpoint(key.name, tree.size, tree.root()))
-        _append(self._directory / layout.CHECKPOINTS, f"{note}\n".encode())
-        state = State(note, [node.hex() for node in tree.nodes], self._place)
+        kept = _append(self._directory / layout.CHECKPOINTS, f"{note}\n".encode())
+        state = State(note, [node.hex() for node in tree.nodes], self._place, kept)
         _replace(self._directory / layout.STATE, msgspec.json.encode(state))
         _replace(self._directory / layout.CHECKPOINT, note.encode())
         _sync_directory(self._directory)
@@ -108,8 +108,8 @@ def _replace(path: Path, data: bytes, mode: int = FILE_MODE) -> None:
     temporary.replace(path)
 
 
-def _append(path: Path, data: bytes) -> None:
-    """All of it or nothing."""
+def _append(path: Path, data: bytes) -> int:
+    """All of it or nothing; how long the file is after that, bytes."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE)
     try:
         before = os.fstat(descriptor).st_size
@@ -117,6 +117,7 @@ def _append(path: Path, data: bytes) -> None:
             os.ftruncate(descriptor, before)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)
+        return before + len(data)
     finally:
         os.close(descriptor)
 
