@@ -115,7 +115,8 @@ def show(trail: Path, as_json: bool, last: int | None, **filters: Any) -> None:
 
     is_wanted = _filter(**filters)
     try:
-        found = deque(((line, record) for line, record in records(trail) if is_wanted(record)), maxlen=last)
+        wanted = ((line, record) for line, record in records(trail) if is_wanted(record))
+        found = wanted if last is None else deque(wanted, maxlen=last)
         if as_json:
             sys.stdout.buffer.writelines(line + b"\n" for line, _ in found)
             sys.stdout.buffer.flush()

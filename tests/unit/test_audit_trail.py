@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -87,7 +88,7 @@ def test_hostile_fields_forge_nothing(tmp_path: Path) -> None:
     deep: list[object] = []
     for _ in range(5000):
         deep = [deep]
-    assert audit.append("event", **HOSTILE, prev="0", time="never") == 0
+    assert audit.append("event", **HOSTILE, prev="0", time="never", kind="stop", self=1) == 0
     assert audit.append("event", loop=loop) is audit.append("event", deep=deep) is None
     assert audit.append("event", large="x" * LINE_BYTES) is None
     index = audit.append("event", last=True)
@@ -106,7 +107,7 @@ def test_any_fields_make_a_trail_that_verifies(tmp_path_factory: pytest.TempPath
     directory = tmp_path_factory.mktemp("any")
     audit = Audit(directory, segment_bytes=500)
     for fields in made:
-        audit.append("event", **{name: value for name, value in fields.items() if name not in ("kind", "self")})
+        audit.append("event", **fields)
     audit.append("stop")
     audit.close()
     assert not audit.losses and check(directory / "audit").is_good()
@@ -265,6 +266,61 @@ def test_a_checkpoint_that_a_crash_cut_short_is_taken_back(tmp_path: Path) -> No
             Audit(tmp_path).close()
             assert (directory / "checkpoints").read_bytes() == whole
             assert check(directory).is_good()
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_no_damage_keeps_it_from_opening(
+    damaged: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Whatever a file holds: records are written, and what cannot go on is kept aside."""
+    state_dir = tmp_path_factory.mktemp("state") / "copy"
+    shutil.copytree(damaged, state_dir)
+    directory = state_dir / "audit"
+    names = sorted(path.name for path in directory.iterdir() if path.name != "lock")
+    path = directory / data.draw(st.sampled_from(names))
+    content = path.read_bytes()
+    start = data.draw(st.integers(0, len(content)))
+    end = data.draw(st.integers(start, len(content)))
+    path.write_bytes(content[:start] + data.draw(st.binary(max_size=50)) + content[end:])
+    audit = Audit(state_dir)
+    index = audit.append("start")
+    audit.close()
+    assert index is not None and set(audit.losses) <= {"torn", "trail_aside"}
+    if "trail_aside" in audit.losses:
+        assert (next(directory.glob("aside-*")) / path.name).exists() and check(directory).is_good()
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    state_dir = tmp_path_factory.mktemp("damaged")
+    make_trail(state_dir, incidents=3)
+    return state_dir
+
+
+def test_killed_at_any_moment(tmp_path: Path) -> None:
+    """Nothing that `append` returned for is lost, and no kill leaves a trail that cannot go on."""
+    program = (
+        "import sys; from pathlib import Path; from sensor.record.audit.trail import Audit\n"
+        f"audit = Audit(Path({str(tmp_path)!r}), 5000)\n"
+        "while True:\n"
+        "    print(audit.append('action', intent=None, outcome='would'), flush=True)\n"
+        "    audit.tick()"
+    )
+    for run in range(6):
+        child = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        assert child.stdout is not None
+        for _ in range(20 + run * 37):
+            child.stdout.readline()
+        child.kill()
+        printed = [line for line in child.stdout.read().split("\n")[:-1] if line.isdigit()]
+        child.wait()
+        audit = Audit(tmp_path)
+        assert not audit.losses and (not printed or audit.summary()["records"] > int(printed[-1]))
+        audit.close()
+        assert check(tmp_path / "audit").is_good()
 
 
 def test_one_writer(tmp_path: Path) -> None:

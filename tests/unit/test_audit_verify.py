@@ -161,7 +161,7 @@ def test_several_changes_are_all_named(trail: Path, tmp_path: Path) -> None:
     rewrite(copy, deed)
     places = {finding.index: finding.what for finding in check(copy).findings}
     assert places[3].startswith("was changed") and places[20].startswith("was changed")
-    assert places[10] == "is no JSON" and "records 28 to 28 are missing" in places[29]
+    assert places[10] == "is no JSON" and "1 before it is missing" in places[29]
 
 
 def test_a_cut_that_takes_the_checkpoints_along_needs_one_from_elsewhere(trail: Path, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class Audit:
         self._round: Round | None = None
         self._open(again=False)
 
-    def append(self, kind: Kind, **fields: Any) -> int | None:
+    def append(self, kind: Kind, /, **fields: Any) -> int | None:
         """The index of the new record; None: it is lost, and counted. Raises nothing and never waits for the disk."""
         with self._mutex:
             if self._missing:

@@ -270,9 +270,7 @@ class _Walk:
         self._index = record["index"]
         if self._index != expected:
             self._settle(attested=False)
-            missing = f"records {expected} to {self._index - 1} are missing"
-            what = missing if self._index > expected else "it was inserted, repeated or moved"
-            self._found(f"stands where record {expected} belongs: {what}")
+            self._found(f"stands where record {expected} belongs: {_displaced(expected, self._index)}")
         elif self._head is None or record["prev"] == self._head:
             self._settle(attested=True)
         else:
@@ -322,3 +320,9 @@ class _Walk:
 
     def _place(self) -> _Place:
         return _Place(self._file, self._line, self._index)
+
+
+def _displaced(expected: int, index: int) -> str:
+    if index < expected:
+        return "it was inserted, repeated or moved"
+    return f"{index - expected} before it {'is' if index - expected == 1 else 'are'} missing"
