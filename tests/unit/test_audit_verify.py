@@ -212,6 +212,7 @@ def test_two_histories(trail: Path, tmp_path: Path) -> None:
 def test_no_checkpoint_and_nothing_at_all(trail: Path, tmp_path: Path) -> None:
     copy = copy_trail(trail, tmp_path / "copy")
     (copy / "checkpoints").unlink()
+    assert check(copy).is_good(), "the last one covers all"
     (copy / "checkpoint").unlink()
     assert "there is no checkpoint here" in check(copy).findings[0].what
     for segment in layout.segments(trail):

@@ -7,7 +7,7 @@ where; the walk goes on behind it, so that one change does not hide another.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -130,11 +130,11 @@ def _kept_notes(report: Report, directory: Path) -> Iterator[tuple[str, bytes]]:
             time.sleep(_SETTLE_S)  # the sensor may be writing it just now
     if rest:
         report.found(Finding("the last checkpoint is unfinished", path.name))
-    if not notes:
+    last = directory / layout.CHECKPOINT
+    if not notes and not last.exists():
         report.found(Finding("there is no checkpoint here: nothing shows that the trail is whole", path.name))
     for number, note in enumerate(notes, 1):
         yield f"{path.name}, number {number}", note
-    last = directory / layout.CHECKPOINT
     if last.exists():
         yield last.name, last.read_bytes()
 
@@ -206,7 +206,7 @@ class _Walk:
 
     def __init__(self, report: Report, signed: list[Signed]) -> None:
         self._report = report
-        self._signed = signed
+        self._signed = deque(signed)
         self._tree = Tree()
         self._file = ""
         self._line = 0
@@ -297,8 +297,8 @@ class _Walk:
 
     def _hold_to_checkpoints(self) -> None:
         while self._signed and self._signed[0].checkpoint.size <= self._tree.size:
-            checkpoint, source = self._signed[0].checkpoint, self._signed[0].source
-            del self._signed[0]
+            one = self._signed.popleft()
+            checkpoint, source = one.checkpoint, one.source
             if checkpoint.root == self._tree.root():
                 self._report.signed = checkpoint.size
                 self._unproven = None
