@@ -261,7 +261,8 @@ def _tell(report: Report, name: str, is_trusted: bool, is_bundle: bool) -> None:
 
 
 def _odd_deeds(report: Report) -> str:
-    text = f"; {report.without_intent:,} whose intent was lost" if report.without_intent else ""
+    text = f"; {report.by_kernel:,} denied by the kernel" if report.by_kernel else ""
+    text += f"; {report.without_intent:,} whose intent was lost" if report.without_intent else ""
     if report.open_intents:
         some = ", ".join(str(index) for index in report.open_intents[:5])
         text += f"; {len(report.open_intents):,} intents without an action (record {some})"

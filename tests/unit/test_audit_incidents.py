@@ -19,6 +19,7 @@ from sensor.record.audit.requests import Requests
 from sensor.record.audit.trail import Audit
 from sensor.record.sink import Sink
 from sensor.respond.rehearsal import rehearsal
+from sensor.verdict import Outcome, RuleInfo, Verdict
 
 
 def recorded(place: Path) -> list[dict[str, Any]]:
@@ -72,6 +73,17 @@ def test_what_monitor_mode_would_have_done(tmp_path: Path) -> None:
     assert (action["outcome"], action["action"], action["cgroup"]) == ("would", "kill", "/rome/job")
     report = check(tmp_path / "audit")
     assert report.is_good() and report.responses == 0
+
+
+def test_what_the_kernel_denied_needs_no_intent(tmp_path: Path) -> None:
+    audit = Audit(tmp_path)
+    incidents = Incidents(audit)
+    verdict = Verdict(rule=RuleInfo(id="r", title="Limits", action="deny"), event=event_of(image="/bin/ssh"))
+    incidents.ended(verdict, Outcome(mode="enforce", action="deny", outcome="done"), merged=False)
+    audit.close()
+    assert (recorded(tmp_path)[-1]["by"], "intent" in recorded(tmp_path)[-1]) == ("kernel", False)
+    report = check(tmp_path / "audit")
+    assert report.is_good() and (report.by_kernel, report.responses) == (1, 0)
 
 
 def test_requests_that_only_look_are_counted_together(tmp_path: Path) -> None:

@@ -46,7 +46,11 @@ class Incidents:
         if outcome.action == "alert":
             return
         said = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
-        self._audit.append("action", **_who(verdict), intent=begun[1] if begun else None, **_without_nothing(said))
+        if begun is not None:
+            said["intent"] = begun[1]
+        elif outcome.outcome == "done":  # by limits that the kernel had before
+            said["by"] = "kernel"
+        self._audit.append("action", **_who(verdict), **_without_nothing(said))
 
     def summary(self, alert: dict[str, Any]) -> None:
         """An alert that stands for several equal ones was written."""

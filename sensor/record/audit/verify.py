@@ -57,6 +57,8 @@ class Report(msgspec.Struct):
     """So many records, from the first on, are covered by a checkpoint."""
     responses: int = 0
     """Actions that were begun, each after its intent."""
+    by_kernel: int = 0
+    """What the kernel denied by an agent's limits, before the sensor knew."""
     without_intent: int = 0
     """Actions whose intent is among the records that are missing."""
     open_intents: list[int] = []
@@ -175,7 +177,9 @@ class Deeds:
             self._read_loss(record)
         elif kind == "action" and record.get("outcome") in DEEDS:
             intent = record.get("intent")
-            if intent is None and self._losses:
+            if record.get("by") == "kernel":
+                self._report.by_kernel += 1
+            elif intent is None and self._losses:
                 self._report.without_intent += 1
             elif not isinstance(intent, int) or self._intents.pop(intent, record) != record.get("alert"):
                 return "is an action without its intent before it"
