@@ -161,7 +161,7 @@ def test_who_asked_at_the_control_socket(launch: Launch, cgroup: Path, tmp_path:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "small"
     directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "hostbrake-test", directory], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "hostbrake-test", directory], check=True)
     yield directory
     subprocess.run(["umount", "--lazy", directory], check=True)
 
@@ -171,7 +171,7 @@ def test_a_full_disk_stops_no_kill_and_is_told(launch: Launch, cgroup: Path, tmp
     sensor = launch("--mode=enforce", f"--state-dir={small_disk}")
     wait_for((trail / "checkpoint").exists, "the first checkpoint")
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        while file.write(b"x" * 512):
+        while file.write(b"x" * 4096):
             pass
     for number in range(8):  # what room is left in the last page
         kill_a_miner(sensor, cgroup / f"full{number}", tmp_path)
