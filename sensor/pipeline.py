@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import structlog
 
@@ -12,6 +13,7 @@ from sensor.context.held import held_ends
 from sensor.decode import DecodeError, decode
 from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
+from sensor.record.audit.incidents import Incidents
 from sensor.record.noise import Noise
 from sensor.record.sink import Sink
 from sensor.respond.executor import Executor, Pending
@@ -37,13 +39,16 @@ class Pipeline:
         scope: str = "/",
         alert_window_s: float = 0,
         watchers: Iterable[Watcher] = (),
+        incidents: Incidents | None = None,
     ) -> None:
         """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be, and so are
         programs that began in a cgroup whose path is unknown, unless `scope` is the root.
         """
         self._matcher = matcher
         self._executor = executor
-        self._noise = Noise(alerts.write, alert_window_s)
+        self._alerts = alerts
+        self._incidents = incidents
+        self._noise = Noise(self._write, alert_window_s)
         self._events = events
         self._context = context
         self._scope = scope
@@ -151,6 +156,13 @@ class Pipeline:
 
     def _finish(self, verdict: Verdict, outcome: Outcome) -> None:
         self.outcomes[outcome.outcome] += 1
-        self._noise.tell(verdict, outcome)
+        written = self._noise.tell(verdict, outcome)
+        if self._incidents is not None:
+            self._incidents.ended(verdict, outcome, merged=not written)
         if outcome.outcome == "failed":
             log.error("response failed", rule=verdict.rule.title, cgroup=outcome.cgroup, reason=outcome.reason)
+
+    def _write(self, alert: dict[str, Any]) -> None:
+        self._alerts.write(alert)
+        if self._incidents is not None and "count" in alert["event"]:
+            self._incidents.summary(alert)

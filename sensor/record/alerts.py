@@ -50,7 +50,7 @@ def to_alert(verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
             "@timestamp": rfc3339(event.time),
             "event": {
                 "kind": "alert",
-                "id": _id(verdict),
+                "id": alert_id(verdict),
                 "category": [category],
                 "action": action,
                 "severity": SEVERITY[rule.level],
@@ -212,7 +212,7 @@ def _where(event: AnyEvent) -> dict[str, Any]:
     }
 
 
-def _id(verdict: Verdict) -> str:
+def alert_id(verdict: Verdict) -> str:
     """Equal for the same rule and event, live or replayed: a record's times have microseconds."""
     event = verdict.event
     parts: list[object] = [verdict.rule.id, event.CATEGORY, event.time // 1000, event.process_guid]
