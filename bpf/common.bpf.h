@@ -234,9 +234,9 @@ static __always_inline void fill_key(struct repeat_key *key)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	key->start = BPF_CORE_READ(task, group_leader, start_boottime);
-	key->exec_id = BPF_CORE_READ(task, self_exec_id);
-	key->tgid = BPF_CORE_READ(task, tgid);
+	key->start = task->group_leader->start_boottime;
+	key->exec_id = task->self_exec_id;
+	key->tgid = task->tgid;
 	key->cgroup_id = bpf_get_current_cgroup_id();
 }
 

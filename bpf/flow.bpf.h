@@ -28,8 +28,8 @@ struct flow {
 	struct totals totals; /* since the last report */
 	__u32 base[2];        /* TCP sequence number of the first byte */
 	__u32 records[2];
-	__u32 silent; /* nothing more to hand up: one bit for each direction */
-	__u32 reserved;
+	__u32 silent;   /* nothing more to hand up: one bit for each direction */
+	__u32 accepted; /* somebody else opened it */
 };
 
 struct {
@@ -91,7 +91,8 @@ static __always_inline void move_totals(struct totals *from, struct totals *to)
 	}
 }
 
-/* A process that opens flow after flow to one end gets one record a second, which sums up those since the last. */
+/* A process that opens flow after flow to one end gets one record a second, which sums up those since the last; and so
+ * does one that accepts flow after flow from one address, where each has another port. */
 static __always_inline void settle(struct flow *flow, __u32 state)
 {
 	struct repeat_key key = {.kind = EVENT_FLOW, .port = flow->ends.remote_port, .tgid = flow->tgid};
@@ -101,6 +102,10 @@ static __always_inline void settle(struct flow *flow, __u32 state)
 	key.start = flow->start;
 	key.cgroup_id = flow->cgroup_id;
 	key.more = flow->ends.protocol << 2 | state;
+	if (flow->accepted) {
+		key.port = flow->ends.local_port;
+		key.more |= 1 << 31;
+	}
 	__builtin_memcpy(key.what, flow->ends.remote, sizeof(key.what));
 	settled = bpf_map_lookup_elem(&settlements, &key);
 	if (settled) {
@@ -128,8 +133,8 @@ static __always_inline void add(struct flow *flow, struct __sk_buff *skb, enum d
 
 	__sync_fetch_and_add(&flow->totals.bytes[way], skb->len);
 	__sync_fetch_and_add(&flow->totals.packets[way], skb->gso_segs ? skb->gso_segs : 1);
-	if (now - flow->reported < REPORT_NS)
-		return;
+	if ((__s64)(now - flow->reported) < (__s64)REPORT_NS)
+		return; /* the coarse clock may be behind */
 	flow->reported = now;
 	move_totals(&flow->totals, &sum);
 	send_totals(flow, &sum, OPEN);

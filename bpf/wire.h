@@ -134,7 +134,7 @@ struct payload_event {
 struct flow_event {
 	struct header header;
 	struct flow_ends ends;
-	__u64 began; /* CLOCK_BOOTTIME, ns */
+	__u64 began; /* CLOCK_BOOTTIME, ns; 0: not known */
 	__u64 bytes_out;
 	__u64 bytes_in;
 	__u32 packets_out;

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sensor.decode import Connect, FlowTotals, Payload, decode
+from sensor.decode import Connect, FlowTotals, KernelEvent, Payload, decode
 from sensor.kernel.core import CoreBackend
 from sensor.node import cgroup2_mount
 
@@ -75,16 +75,20 @@ def _serve(server: socket.socket, stop: socket.socket) -> None:
 
 def said(backend: CoreBackend, port: int, wait_s: float = 0.05) -> list[Payload | FlowTotals | Connect]:
     """What came of flows to `port`."""
-    time.sleep(wait_s)  # the last packets of a close come by softirq
-    found = []
-    while records := backend.read():
-        found += [decode(record) for record in records]
     return [
         event
-        for event in found
+        for event in everything(backend, wait_s)
         if (isinstance(event, Payload | FlowTotals) and event.ends.remote_port == port)
         or (isinstance(event, Connect) and event.port == port)
     ]
+
+
+def everything(backend: CoreBackend, wait_s: float = 0.05) -> list[KernelEvent]:
+    time.sleep(wait_s)  # the last packets of a close come by softirq
+    found: list[KernelEvent] = []
+    while records := backend.read():
+        found += [decode(record) for record in records]
+    return found
 
 
 def words(events: list[Payload | FlowTotals | Connect], inbound: bool = False) -> bytes:
@@ -263,3 +267,18 @@ def test_who_accepts_is_not_handed_up(backend: CoreBackend, echo4: tuple[int, st
         sock.sendall(b"to the server")
         sock.recv(100)
     assert not [e for e in said(backend, local) if isinstance(e, Payload)]
+
+
+def test_many_accepted_flows_are_told_together(backend: CoreBackend, echo4: tuple[int, str, int]) -> None:
+    _, address, port = echo4
+    for _ in range(40):
+        with socket.create_connection((address, port)) as sock:
+            sock.sendall(b"x" * 1000)
+            sock.recv(2000)
+    time.sleep(1.1)
+    with socket.create_connection((address, port)) as sock:
+        sock.sendall(b"x" * 1000)
+        sock.recv(2000)
+    totals = [e for e in everything(backend) if isinstance(e, FlowTotals) and e.ends.local_port == port]
+    assert sum(e.flows for e in totals) == 41 and len(totals) <= 4, "each comes from another port"
+    assert 41_000 < sum(e.bytes_in for e in totals) < 41 * 1500
