@@ -29,21 +29,6 @@ struct {
 	__type(value, __u32);
 } made_raw SEC(".maps");
 
-/* A UDP socket talks to many: one flow for each remote end. */
-struct datagram_key {
-	__u64 cookie;
-	__u32 remote[4];
-	__u32 port;
-	__u32 protocol;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct datagram_key);
-	__type(value, struct flow);
-} datagrams SEC(".maps");
-
 /* What no hook saw connect (fast open, raw and ICMP sockets, MPTCP's own subflows) its first packet reports. */
 static __always_inline void report_unless_known(const struct flow *flow)
 {
@@ -199,11 +184,23 @@ static __always_inline bool is_loopback(const struct flow_ends *ends)
 	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);
 }
 
+static __always_inline struct flow *new_datagrams(struct __sk_buff *skb, const struct datagram_key *key,
+                                                  const struct packet *packet)
+{
+	struct ledger *ledger = ledger_of(TABLE_DATAGRAMS);
+	struct flow fresh = {};
+
+	begin(skb, &fresh, packet);
+	if (ledger && !bpf_map_update_elem(&datagrams, key, &fresh, BPF_NOEXIST))
+		__sync_fetch_and_add(&ledger->added, 1);
+	return bpf_map_lookup_elem(&datagrams, key);
+}
+
 static __always_inline void look_datagram(struct __sk_buff *skb, enum direction way)
 {
 	struct datagram_key key = {};
-	struct flow *flow, fresh = {};
 	struct packet packet = {};
+	struct flow *flow;
 
 	if (!parse(skb, way, &packet))
 		return;
@@ -215,12 +212,11 @@ static __always_inline void look_datagram(struct __sk_buff *skb, enum direction 
 	if (!flow) {
 		if (way == INBOUND)
 			return; /* somebody else began to talk to us */
-		begin(skb, &fresh, &packet);
-		bpf_map_update_elem(&datagrams, &key, &fresh, BPF_ANY);
-		flow = bpf_map_lookup_elem(&datagrams, &key);
+		flow = new_datagrams(skb, &key, &packet);
 		if (!flow)
 			return;
 	}
+	flow->said = bpf_ktime_get_coarse_ns();
 	add(flow, skb, way);
 	if (flow->records[way] >= DATAGRAMS && packet.remote_port != DNS_PORT)
 		return;
@@ -307,6 +303,37 @@ int on_socket(struct bpf_sock *sock)
 {
 	if (sock->protocol != IPPROTO_TCP && sock->protocol != IPPROTO_UDP)
 		bpf_sk_storage_get(&made_raw, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	return ALLOW;
+}
+
+/* The last descriptor of a socket is closed (net/ipv4/af_inet.c, inet_release). Only of a connected one is known with
+ * whom it talked; what others sent has ended once it is silent, see sweep.bpf.c. */
+SEC("cgroup/sock_release")
+int on_release(struct bpf_sock *sock)
+{
+	struct datagram_key key = {.protocol = IPPROTO_UDP};
+	struct ledger *ledger;
+	struct flow *flow;
+
+	if (sock->protocol != IPPROTO_UDP || sock->state != TCP_ESTABLISHED)
+		return ALLOW;
+	key.cookie = bpf_get_socket_cookie(sock);
+	key.port = bpf_ntohs(sock->dst_port);
+	key.remote[0] = sock->dst_ip4;
+	if (sock->family == AF_INET6) {
+		key.remote[0] = sock->dst_ip6[0];
+		key.remote[1] = sock->dst_ip6[1];
+		key.remote[2] = sock->dst_ip6[2];
+		key.remote[3] = sock->dst_ip6[3];
+		plain_family(key.remote, AF_INET6);
+	}
+	flow = bpf_map_lookup_elem(&datagrams, &key);
+	if (!flow)
+		return ALLOW;
+	settle(flow, CLOSED);
+	ledger = ledger_of(TABLE_DATAGRAMS);
+	if (ledger && !bpf_map_delete_elem(&datagrams, &key))
+		__sync_fetch_and_add(&ledger->removed, 1);
 	return ALLOW;
 }
 

@@ -39,6 +39,7 @@ enum counter {
 	COUNT_LOST_SCRATCH,    /* no scratch buffer was free */
 	COUNT_COLLAPSED,       /* repeats folded into an earlier record */
 	COUNT_ARGS_UNREADABLE, /* argv was not resident; the record has none */
+	COUNT_EVICTED,         /* flows, or sums of flows, that a full table let go, maybe with totals untold */
 	COUNTERS,
 };
 
@@ -128,6 +129,13 @@ struct payload_event {
 	__u32 offset; /* of the part in its direction's stream; 0 for a datagram */
 	__u16 length;
 	__u16 inbound; /* 0: sent, 1: received */
+};
+
+/* What SEC("syscall") sweep is called with. */
+struct sweep {
+	__u64 silence; /* ns without a packet after which a datagram flow of few words has ended; four times it for others */
+	__u32 all; /* tell also sums that are due in a moment */
+	__u32 reserved;
 };
 
 /* What a flow has carried since the last report of it, headers from IP on included. */

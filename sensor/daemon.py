@@ -23,6 +23,7 @@ from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
 from sensor.control import ControlServer
 from sensor.kernel.core import CoreBackend, Programs
+from sensor.kernel.libbpf import BpfError
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.fanout import FanOut
 from sensor.match.ir import RuleSet
@@ -65,6 +66,7 @@ class Daemon:
         self._stop = False
         self._since = time.time_ns()
         self._untold: Counter[str] = Counter()
+        self._sweeps_failed = 0
         self._supervisor = Supervisor()
         with contextlib.ExitStack() as undo:
             self._wakeup = undo.enter_context(self._signals())
@@ -107,6 +109,7 @@ class Daemon:
             {
                 "kernel": lambda: kernel_losses(self._backend.counters()),
                 "skipped": self._backend.missed_runs,
+                "sweeps": lambda: {"failed": self._sweeps_failed},
                 "undecodable": lambda: self._pipeline.undecodable,
                 "context": self._context.losses,
                 "correlation": self._pipeline.losses,
@@ -139,6 +142,7 @@ class Daemon:
                     self._pipeline.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME) if wait_s else None)
                     self._tick()
             self._supervisor.stopping()
+            self._tick(final=True)
             self._pipeline.close()
             self._profiles.save(at_once=True)
             self._tick()
@@ -186,13 +190,24 @@ class Daemon:
             wait_s = TURN_S
         return wait_s
 
-    def _tick(self) -> None:
+    def _tick(self, final: bool = False) -> None:
+        self._sweep(final)
         for sink in filter(None, (self._alerts, self._events)):
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
         self._profiles.save()
         self._tell_losses()
+
+    def _sweep(self, final: bool) -> None:
+        try:
+            self._backend.sweep(final=final)
+        except BpfError as error:
+            self._sweeps_failed += 1
+            if self._sweeps_failed == 1:
+                log.error("ended flows cannot be told", reason=str(error))
+        if final:
+            self._drain()
 
     def _tell_losses(self) -> None:
         lost = self._losses.look()

@@ -22,7 +22,7 @@ KINDS = {
 
 TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE = 1, 2, 4, 8, 16
 
-COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable")
+COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "evicted")
 """enum counter, in order; the place in the counters map's entry is kind * len(COUNTERS) + counter."""
 
 _HEADER = "QQQIIHHI"
@@ -46,6 +46,8 @@ PAYLOAD_EVENT = struct.Struct(f"={_HEADER}{_ENDS}IHH")
 """header, cookie, remote, local, remote port, local port, family, protocol, offset, length, inbound"""
 FLOW_EVENT = struct.Struct(f"={_HEADER}{_ENDS}QQQIIII")
 """…, began, bytes out, bytes in, packets out, packets in, state, flows"""
+SWEEP = struct.Struct("=QII")
+"""silence, all, reserved"""
 ROUNDING_EVENT = struct.Struct(f"={_ORIGIN}QIIII")
 """…, span, samples down, up, toward zero, changes"""
 

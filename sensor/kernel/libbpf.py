@@ -31,6 +31,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__find_map_by_name": (_POINTER, [_POINTER, ctypes.c_char_p]),
     "bpf_object__next_program": (_POINTER, [_POINTER, _POINTER]),
     "bpf_map__fd": (ctypes.c_int, [_POINTER]),
+    "bpf_prog_test_run_opts": (ctypes.c_int, [ctypes.c_int, _POINTER]),
     "bpf_map__set_max_entries": (ctypes.c_int, [_POINTER, ctypes.c_uint32]),
     "bpf_map_update_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64]),
     "bpf_map_lookup_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER]),
@@ -45,6 +46,28 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "ring_buffer__consume": (ctypes.c_int, [_POINTER]),
     "ring_buffer__free": (None, [_POINTER]),
 }
+
+
+class _RunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts in bpf/bpf.h."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", _POINTER),
+        ("data_out", _POINTER),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_char_p),
+        ("ctx_out", _POINTER),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
 
 
 class Libbpf:
@@ -126,6 +149,17 @@ class BpfObject:
         else:
             link = self._library.call("bpf_program__attach", program, what=what)
         self._links.append(link)
+
+    def is_attachable(self, program: int) -> bool:
+        """A program of type syscall is only run on request: `run`."""
+        return self._library.text("bpf_program__section_name", program) != "syscall"
+
+    def run(self, program: int, context: bytes) -> None:
+        """Run a program of type syscall once, with this context."""
+        options = _RunOptions(sz=ctypes.sizeof(_RunOptions), ctx_in=context, ctx_size_in=len(context))
+        name = self._library.text("bpf_program__name", program)
+        what = f"BPF program {name} cannot be run"
+        self._library.call("bpf_prog_test_run_opts", self.program_fd(program), ctypes.byref(options), what=what)
 
     def program_fd(self, program: int) -> int:
         return int(self._library.call("bpf_program__fd", program, what="program descriptor"))

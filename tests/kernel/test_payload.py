@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flow_helpers import echo_server, everything
 
-from sensor.decode import Connect, FlowTotals, KernelEvent, Payload, decode
+from sensor.decode import Connect, FlowTotals, Payload, decode
 from sensor.kernel.core import CoreBackend
 from sensor.node import cgroup2_mount
 
@@ -35,42 +34,12 @@ def backend() -> Iterator[CoreBackend]:
 def echo(request: pytest.FixtureRequest) -> Iterator[tuple[int, str, int]]:
     """(family, address, port) of a server that says back what it is told."""
     address = "127.0.0.1" if request.param == socket.AF_INET else "::1"
-    yield from _echo(request.param, address)
+    yield from echo_server(request.param, address)
 
 
 @pytest.fixture
 def echo4() -> Iterator[tuple[int, str, int]]:
-    yield from _echo(socket.AF_INET, "127.0.0.1")
-
-
-def _echo(family: int, address: str) -> Iterator[tuple[int, str, int]]:
-    with socket.create_server((address, 0), family=family) as server:
-        stop, wake = socket.socketpair()
-        thread = threading.Thread(target=_serve, args=(server, stop))
-        thread.start()
-        yield family, address, server.getsockname()[1]
-        wake.close()
-        thread.join(10)
-        stop.close()
-
-
-def _serve(server: socket.socket, stop: socket.socket) -> None:
-    open_ = [server, stop]
-    while True:
-        for ready in select.select(open_, [], [])[0]:
-            if ready is stop:
-                return
-            if ready is server:
-                open_.append(server.accept()[0])
-                continue
-            try:
-                data = ready.recv(65536)
-                ready.sendall(data)
-            except OSError:
-                data = b""
-            if not data:
-                open_.remove(ready)
-                ready.close()
+    yield from echo_server(socket.AF_INET, "127.0.0.1")
 
 
 def said(backend: CoreBackend, port: int, wait_s: float = 0.05) -> list[Payload | FlowTotals | Connect]:
@@ -81,14 +50,6 @@ def said(backend: CoreBackend, port: int, wait_s: float = 0.05) -> list[Payload 
         if (isinstance(event, Payload | FlowTotals) and event.ends.remote_port == port)
         or (isinstance(event, Connect) and event.port == port)
     ]
-
-
-def everything(backend: CoreBackend, wait_s: float = 0.05) -> list[KernelEvent]:
-    time.sleep(wait_s)  # the last packets of a close come by softirq
-    found: list[KernelEvent] = []
-    while records := backend.read():
-        found += [decode(record) for record in records]
-    return found
 
 
 def words(events: list[Payload | FlowTotals | Connect], inbound: bool = False) -> bytes:
@@ -267,18 +228,3 @@ def test_who_accepts_is_not_handed_up(backend: CoreBackend, echo4: tuple[int, st
         sock.sendall(b"to the server")
         sock.recv(100)
     assert not [e for e in said(backend, local) if isinstance(e, Payload)]
-
-
-def test_many_accepted_flows_are_told_together(backend: CoreBackend, echo4: tuple[int, str, int]) -> None:
-    _, address, port = echo4
-    for _ in range(40):
-        with socket.create_connection((address, port)) as sock:
-            sock.sendall(b"x" * 1000)
-            sock.recv(2000)
-    time.sleep(1.1)
-    with socket.create_connection((address, port)) as sock:
-        sock.sendall(b"x" * 1000)
-        sock.recv(2000)
-    totals = [e for e in everything(backend) if isinstance(e, FlowTotals) and e.ends.local_port == port]
-    assert sum(e.flows for e in totals) == 41 and len(totals) <= 4, "each comes from another port"
-    assert 41_000 < sum(e.bytes_in for e in totals) < 41 * 1500
