@@ -5,6 +5,8 @@
 
 #include "packet.bpf.h"
 
+#define DNS_PORT 53
+
 #ifndef REPORT_NS /* a test has it sooner */
 #define REPORT_NS 60000000000ULL
 #endif
@@ -138,6 +140,15 @@ static __always_inline void move_totals(struct totals *from, struct totals *to)
 	}
 }
 
+/* A flow whose words were handed up is told alone, so that user space closes it too; of these there are few, see
+ * one_of_many. DNS has no words to close: each message is whole. */
+static __always_inline bool has_spoken(const struct flow *flow)
+{
+	bool is_dns = flow->ends.remote_port == DNS_PORT && flow->ends.protocol == IPPROTO_UDP;
+
+	return (flow->records[OUTBOUND] || flow->records[INBOUND]) && !is_dns;
+}
+
 /* A process that opens flow after flow to one end gets one record a second, which sums up those since the last; and so
  * does one that accepts flow after flow from one address, where each has another port. */
 static __always_inline void settle(struct flow *flow, __u32 state)
@@ -159,7 +170,7 @@ static __always_inline void settle(struct flow *flow, __u32 state)
 	if (settled) {
 		move_totals(&flow->totals, &settled->totals);
 		__sync_fetch_and_add(&settled->totals.flows, 1);
-		if (fresh.reported - settled->reported < COLLAPSE_NS) {
+		if (fresh.reported - settled->reported < COLLAPSE_NS && !has_spoken(flow)) {
 			count(EVENT_FLOW, COUNT_COLLAPSED);
 			return;
 		}

