@@ -8,10 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flow_helpers import echo_server, everything
+from sensor_helpers import Launch, json_lines
 
+from sensor.cli.staging import start_in
 from sensor.decode import FlowTotals, KernelEvent
 from sensor.kernel.core import CoreBackend
 from sensor.node import cgroup2_mount
@@ -38,6 +41,23 @@ fields = open("/proc/net/dev").read().split("lo:")[1].split()
 print(fields[0], fields[1])
 """
 """A network of its own, in which nothing but the storm is sent; what its device has counted of it."""
+
+CLIENT = """
+import socket, ssl, sys
+port = int(sys.argv[1])
+incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+try:
+    ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="cut.example.com").do_handshake()
+except ssl.SSLWantReadError:
+    pass
+with socket.create_connection(("127.0.0.1", port)) as sock:
+    sock.send(outgoing.read()[:-20])
+for _ in range(50):
+    socket.create_connection(("127.0.0.1", port)).close()
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    sock.sendto(b"x" * 72, ("127.0.0.1", 9))
+"""
+"""Cuts its hello off, calls again and again, and says something to nobody."""
 
 
 @pytest.fixture
@@ -142,3 +162,20 @@ def test_the_bytes_of_a_storm_add_up_to_what_the_device_counted(backend: CoreBac
     assert sum(e.flows for e in totals) == 300
     assert sum(e.packets_out + e.packets_in for e in totals) == packets
     assert sum(e.bytes_out + e.bytes_in for e in totals) == counted
+
+
+def test_a_sensor_tells_all_of_it_in_the_end(
+    launch: Launch, cgroup: Path, tmp_path: Path, echo4: tuple[int, str, int]
+) -> None:
+    _, _, port = echo4
+    recording = tmp_path / "events.jsonl"
+    sensor = launch(f"--events={recording}")
+    assert start_in(cgroup, [sys.executable, "-c", CLIENT, str(port)]).wait(60) == 0
+    sensor.stop()
+    events = [event for event in json_lines(recording) if event.get("DestinationPort") in (port, 9)]
+    (hello,) = [event for event in events if event["category"] == "network_payload"]
+    assert (hello["ApplicationProtocol"], hello["TlsServerName"]) == ("tls", "cut.example.com")
+    assert "TlsJa4" not in hello
+    flows = [event for event in events if event["category"] == "network_flow"]
+    assert sum(event["Flows"] for event in flows if event["DestinationPort"] == port) == 51
+    assert all(event["BytesOut"] > 0 for event in flows)
