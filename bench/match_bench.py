@@ -74,12 +74,12 @@ def costs(counts: tuple[int, ...], events: dict[str, list[AnyEvent]], rounds: in
     matchers = {count: Matcher(rules(count, random.Random(2))) for count in counts}
     taken: dict[tuple[int, str], list[float]] = {(count, kind): [] for count in counts for kind in events}
     for _ in range(rounds):
-        for count, kind in taken:
+        for (count, kind), times in taken.items():
             match = matchers[count].match
             start = time.thread_time()
             for event in events[kind]:
                 match(event)
-            taken[count, kind].append((time.thread_time() - start) / len(events[kind]) * 1e6)
+            times.append((time.thread_time() - start) / len(events[kind]) * 1e6)
     return {key: statistics.median(times) for key, times in taken.items()}
 
 
