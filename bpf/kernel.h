@@ -69,6 +69,7 @@ struct sock {
 	struct sock_common __sk_common;
 	__u8 sk_shutdown;
 	__u16 sk_protocol;
+	__u32 sk_max_ack_backlog;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 

@@ -377,11 +377,13 @@ static __always_inline void end_short(struct sock *sock, int after)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sock);
-	struct flow flow = {.silent = 3, .accepted = 1};
+	struct flow flow = {.silent = 3};
 	__u32 headers;
 
 	if (!tcp || !bpf_core_field_exists(sock->sk_cgrp_data.cgroup))
 		return;
+	/* a copy of its listener, backlog included (net/core/sock.c, sk_clone_lock); else it is older than we are */
+	flow.accepted = sock->sk_max_ack_backlog != 0;
 	fill_socket_ends(&flow.ends, sock);
 	flow.cgroup_id = sock->sk_cgrp_data.cgroup->kn->id;
 	if (task->mm && flow.cgroup_id == bpf_get_current_cgroup_id()) {
