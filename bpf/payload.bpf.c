@@ -2,7 +2,7 @@
 /* The first words of each flow that begins here, and what it carries until it ends: cgroup_skb sees every packet of
  * every socket, however it was connected (kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb). Once a flow's first
  * words are known a packet costs one look-up and two additions. */
-#include "flow.bpf.h"
+#include "relay.bpf.h"
 
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
@@ -14,7 +14,6 @@
 #define CHUNK_BYTES 4096
 #define DNS_PORT 53
 #define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
-#define BARE_BYTES 92          /* a packet no longer than this may be an acknowledgement alone */
 
 /* Raw and ping sockets that a process made. The kernel's own, which answer ICMP, pass no sock_create hook. */
 struct {
@@ -60,6 +59,32 @@ static __always_inline void report_unless_known(const struct flow_ends *ends)
 	send(scratch, URGENT);
 }
 
+/* Whether somebody else opened a connection of which we did not see the beginning. What was accepted just now sends
+ * its first segments; what is older has a listener on its port, or was opened here. */
+static __always_inline bool was_accepted(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct bpf_sock *sock = skb->sk;
+	struct bpf_tcp_sock *tcp = sock ? bpf_tcp_sock(sock) : NULL;
+	struct bpf_sock_tuple tuple = {};
+	__u32 size = sizeof(tuple.ipv4);
+
+	if (tcp && tcp->segs_out <= (skb->gso_segs ? skb->gso_segs : 1))
+		return true;
+	if (skb->protocol == bpf_htons(0x0800)) {
+		bpf_skb_load_bytes(skb, 12, &tuple.ipv4.daddr, 4);
+		tuple.ipv4.dport = bpf_htons(packet->local_port);
+	} else {
+		size = sizeof(tuple.ipv6);
+		bpf_skb_load_bytes(skb, 8, tuple.ipv6.daddr, 16);
+		tuple.ipv6.dport = bpf_htons(packet->local_port);
+	}
+	sock = bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0); /* from nobody: finds a listener alone */
+	if (!sock)
+		return false;
+	bpf_sk_release(sock);
+	return true;
+}
+
 /* The first packet of a connection or datagram leaves while its sender runs; so current is the one. A connection
  * that is older than we are, or that somebody else opened, is only counted. */
 static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, const struct packet *packet)
@@ -72,8 +97,10 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 	flow->reported = bpf_ktime_get_coarse_ns();
 	flow->said = flow->reported;
 	flow->cgroup_id = bpf_skb_cgroup_id(skb);
-	if (!begins)
+	if (!begins) {
 		flow->silent = 3;
+		flow->accepted = was_accepted(skb, packet);
+	}
 	if (!BPF_CORE_READ(task, mm) || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
 		return;
 	flow->start = BPF_CORE_READ(task, group_leader, start_boottime);
@@ -157,21 +184,17 @@ static __always_inline void look_stream(struct __sk_buff *skb, struct flow *flow
 }
 
 /* Remember who spoke to whom without having been asked: see fill_prompt. */
-static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enum direction way)
+static __always_inline void listen(struct flow *flow, enum direction way, __u64 now)
 {
 	struct heard_key key = {.start = flow->start, .who = flow->tgid};
-	__u64 now = bpf_ktime_get_coarse_ns();
-	struct packet packet = {};
 	struct heard heard = {};
 
-	if (way == INBOUND && now - flow->said < ANSWER_NS)
-		return;
-	if (skb->len <= BARE_BYTES && (!parse(skb, way, &packet) || !packet.length))
-		return;
 	if (way == OUTBOUND) {
 		flow->said = now;
 		return;
 	}
+	if (now - flow->said < ANSWER_NS)
+		return;
 	heard.time = bpf_ktime_get_boot_ns();
 	heard.port = flow->ends.remote_port;
 	heard.family = flow->ends.family;
@@ -182,13 +205,26 @@ static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enu
 	bpf_map_update_elem(&unasked, &key, &heard, BPF_ANY);
 }
 
-static __always_inline bool is_loopback(const struct flow_ends *ends)
+/* What a connection carries, where it may be an end of a relay. */
+static __always_inline void follow(struct __sk_buff *skb, struct flow *flow, enum direction way)
 {
-	const __u32 *remote = (const __u32 *)ends->remote;
+	bool outer = is_outer(flow);
+	struct packet packet = {};
+	__u64 now;
 
-	if (ends->family == AF_INET)
-		return ends->remote[0] == 127;
-	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);
+	if (!flow->outer && !outer && (++flow->seen & 15) == 4)
+		watch(flow, bpf_ktime_get_coarse_ns(), false);
+	if (!flow->outer && !outer)
+		return;
+	if (!parse(skb, way, &packet) || !packet.length)
+		return;
+	now = bpf_ktime_get_coarse_ns();
+	if (outer) {
+		listen(flow, way, now);
+		follow_outer(skb, flow, &packet, way, now);
+	}
+	if (flow->outer)
+		follow_inner(skb, flow, &packet, way, now);
 }
 
 static __always_inline void look_datagram(struct __sk_buff *skb, enum direction way)
@@ -245,10 +281,12 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		if (!flow)
 			return ALLOW;
 		begin(skb, flow, &packet);
+		watch(flow, flow->reported, !flow->accepted);
+		if (is_outer(flow))
+			hold(flow, 0);
 	}
 	add(flow, skb, way);
-	if (!is_loopback(&flow->ends))
-		listen(skb, flow, way);
+	follow(skb, flow, way);
 	if (!(flow->silent & 1 << way))
 		look_stream(skb, flow, way);
 	return ALLOW;

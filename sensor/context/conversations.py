@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sensor.context.flows import DNS_PORT, Flows
 from sensor.context.names import Names, Parser
 from sensor.context.usage import Usage
-from sensor.decode import Ends, FlowTotals, Payload
-from sensor.events import AnyEvent, DnsQuery, NetworkConnection, NetworkFlow, NetworkPayload
+from sensor.decode import Ends, FlowTotals, Payload, Relay
+from sensor.events import AnyEvent, DnsQuery, NetworkConnection, NetworkFlow, NetworkPayload, NetworkRelay
 
 if TYPE_CHECKING:
     from sensor.protocols import Finding
@@ -75,18 +75,18 @@ class Conversations:
             return []
         name = finding.tls_server_name or finding.http_host
         name = name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
-        ends = self._ends(raw.ends)
+        ends = self._ends(raw.ends, raw.accepted)
         return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
 
     def totals(self, raw: FlowTotals, base: Base, usage: Usage | None = None) -> list[AnyEvent]:
         """The event of a flow that ended, or that has been open for another minute."""
         self._add_process(raw.tgid, raw.start, base)
-        protocol, name = self.flows.known(raw)
+        protocol, name, _ = self.flows.known(raw.ends)
         self.flows.ended(raw)
         return [
             NetworkFlow(
                 **base,
-                **self._ends(raw.ends),
+                **self._ends(raw.ends, raw.accepted),
                 destination_hostname=name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
                 bytes_out=raw.bytes_out,
                 bytes_in=raw.bytes_in,
@@ -100,6 +100,34 @@ class Conversations:
                 gpu_utilisation=usage.gpu_utilisation if usage else None,
             )
         ]
+
+    def relay(self, raw: Relay, base: Base) -> NetworkRelay:
+        self._add_process(raw.tgid, raw.start, base)
+        protocol, name, ssh_banner = self.flows.known(raw.outer)
+        inner = raw.inner
+        return NetworkRelay(
+            **base,
+            **self._ends(raw.outer),
+            destination_hostname=name or self.names.name(raw.cgroup_id, raw.outer.remote, raw.time),
+            application_protocol=_SAME.get(protocol, protocol) if protocol else None,
+            ssh_banner=ssh_banner,
+            tls_server_name=name if protocol == "tls" else None,
+            relay_ip=inner.remote,
+            relay_port=inner.local_port if raw.accepted else inner.remote_port,
+            relay_scope=self._scope(inner.remote),
+            relay_process_id=raw.inner_tgid or None,
+            relay_initiated=not raw.accepted,
+            relay_prompted=raw.prompted,
+            relay_shared=raw.shared,
+            relay_exchanges=raw.exchanges,
+            relay_turns=raw.turns,
+            relay_large=raw.large,
+            relay_verbatim=raw.verbatim,
+            relay_missed=raw.missed,
+            relay_matched=round(200 * raw.turns / max(2 * raw.turns + raw.missed, 1), 1),
+            relay_bytes_in=raw.bytes_in,
+            relay_bytes_out=raw.bytes_out,
+        )
 
     def losses(self) -> dict[str, int]:
         return {"flows_evicted": self.flows.evicted, "names_evicted": self.names.evicted}
@@ -120,9 +148,9 @@ class Conversations:
             for name in _PROCESS:
                 base[name] = getattr(client, name)
 
-    def _ends(self, ends: Ends) -> Base:
+    def _ends(self, ends: Ends, accepted: bool = False) -> Base:
         return {
-            "initiated": True,
+            "initiated": not accepted,
             "protocol": PROTOCOLS.get(ends.protocol) or str(ends.protocol),
             "destination_ip": ends.remote,
             "destination_port": ends.remote_port,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from sensor.decode import FlowTotals, Payload
+from sensor.decode import Ends, FlowTotals, Payload
 
 if TYPE_CHECKING:
     from sensor.protocols import Finding
@@ -54,6 +54,17 @@ class _Entry:
         self.dns = b""
         self.protocol = "unknown"
         self.name: str | None = None
+        self.ssh_banner: str | None = None
+
+
+class Known(NamedTuple):
+    """What the first words of a flow said."""
+
+    protocol: str | None = None
+    """ "unknown" where they say nothing, None where none were seen."""
+    name: str | None = None
+    """The peer's, from TLS or HTTP."""
+    ssh_banner: str | None = None
 
 
 class Flows:
@@ -77,12 +88,12 @@ class Flows:
         if found is not None:
             entry.protocol = found.protocol
             entry.name = found.tls_server_name or found.http_host or entry.name
+            entry.ssh_banner = found.ssh_banner or entry.ssh_banner
         return found
 
-    def known(self, raw: FlowTotals) -> tuple[str | None, str | None]:
-        """The protocol, "unknown" where its words say nothing and None where none were seen, and the peer's name."""
-        entry = self._entries.get(_key(raw))
-        return (entry.protocol, entry.name) if entry else (None, None)
+    def known(self, ends: Ends) -> Known:
+        entry = self._entries.get(_key(ends))
+        return Known(entry.protocol, entry.name, entry.ssh_banner) if entry else Known()
 
     def dns_messages(self, raw: Payload) -> list[bytes]:
         """The DNS messages that this part of a flow to or from port 53 completes (RFC 7766 section 8 for TCP)."""
@@ -104,10 +115,10 @@ class Flows:
     def ended(self, raw: FlowTotals) -> None:
         """Forget a flow that has closed."""
         if raw.closed:
-            self._entries.pop(_key(raw), None)
+            self._entries.pop(_key(raw.ends), None)
 
     def _entry(self, raw: Payload) -> _Entry:
-        key = _key(raw)
+        key = _key(raw.ends)
         entry = self._entries.get(key)
         if entry is None:
             entry = _Entry(raw)
@@ -118,5 +129,5 @@ class Flows:
         return entry
 
 
-def _key(raw: Payload | FlowTotals) -> Key:
-    return raw.ends.cookie, raw.ends.remote, raw.ends.remote_port
+def _key(ends: Ends) -> Key:
+    return ends.cookie, ends.remote, ends.remote_port

@@ -65,6 +65,7 @@ def layout(format_: str) -> list[tuple[int, int]]:
         ("payload_event", wire.PAYLOAD_EVENT),
         ("flow_event", wire.FLOW_EVENT),
         ("rounding_event", wire.ROUNDING_EVENT),
+        ("relay_event", wire.RELAY_EVENT),
     ],
 )
 def test_structs_lie_as_the_compiler_laid_them(

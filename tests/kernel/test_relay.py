@@ -1,0 +1,172 @@
+"""Reverse tunnels by behaviour, live: real SSH clients and hand-made tunnels between two network namespaces."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from relay_helpers import FAR, PROGRAMS, Lab, SshServer
+from sensor_helpers import wait_for
+
+from sensor.cli.staging import Sensor, throwaway_cgroup
+
+pytestmark = pytest.mark.kernel
+
+SSH_PORT, SERVICE = 2222, 8001
+TURNS = 12
+PORTS = itertools.count(4000)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory, state_dir: Path) -> Iterator[Lab]:
+    directory = tmp_path_factory.mktemp("relay")
+    (directory / "sensor.yml").write_text("alert_window_s: 0\n")
+    with throwaway_cgroup(f"hostbrake-test-{uuid.uuid4().hex[:12]}") as cgroup:
+        sensor = Sensor(directory, cgroup, f"--state-dir={state_dir}", f"--events={directory}/events.jsonl")
+        try:
+            sensor.wait_ready()
+            lab = Lab(cgroup, directory, sensor)
+            lab.python("near", "service", "tunnel.py", "serve", SERVICE)
+            lab.listening("near", SERVICE)
+            yield lab
+        finally:
+            assert sensor.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def ssh_server(lab: Lab) -> SshServer:
+    return SshServer(lab, lab.directory / "ssh", SSH_PORT)
+
+
+def ask(lab: Lab, port: int, host: str = "far", work: str = "far", times: int = TURNS) -> None:
+    """Use what is at the end of the tunnel."""
+    lab.run(host, work, sys.executable, PROGRAMS / "tunnel.py", "ask", str(port), str(times))
+
+
+def told(lab: Lab, work: str, times: int = 10) -> dict[str, Any]:
+    """The relay that was said to have passed something on so often."""
+    found = wait_for(lambda: [e for e in lab.relays(work) if e["RelayExchanges"] >= times], f"a relay in {work}")
+    return dict(found[0])
+
+
+def renamed(program: str, directory: Path) -> Path:
+    path = directory / "trainer"
+    shutil.copy(shutil.which(program) or program, path)
+    return path
+
+
+def openssh(program: str | Path, server: SshServer, listen: int) -> list[str | Path]:
+    return [program, *server.options(), "-N", "-R", f"{listen}:127.0.0.1:{SERVICE}", f"root@{FAR}"]
+
+
+def dropbear(program: str | Path, server: SshServer, listen: int) -> list[str | Path]:
+    key = server.directory / "dropbear_key"
+    if not key.exists():
+        subprocess.run(["dropbearkey", "-t", "ed25519", "-f", key], check=True, capture_output=True)
+        shown = subprocess.run(["dropbearkey", "-y", "-f", key], check=True, capture_output=True, text=True).stdout
+        public = next(line for line in shown.splitlines() if line.startswith("ssh-ed25519"))
+        with (server.directory / "authorized_keys").open("a") as keys:
+            keys.write(public + "\n")
+    forward = f"{listen}:127.0.0.1:{SERVICE}"
+    return [program, "-y", "-y", "-i", key, "-N", "-R", forward, "-p", str(server.port), f"root@{FAR}"]
+
+
+CLIENT, PROGRAM = "SSH client lets the other side in", "Program with SSH of its own lets the other side in"
+
+
+COMMANDS = {"ssh": openssh, "dbclient": dropbear}
+
+
+@pytest.mark.parametrize("other_name", [False, True], ids=["own-name", "other-name"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_remote_forward_of_an_ssh_client(
+    lab: Lab, ssh_server: SshServer, tmp_path: Path, name: str, other_name: bool
+) -> None:
+    work, listen = f"{name}-{other_name}", next(PORTS)
+    lab.start("near", work, *COMMANDS[name](renamed(name, tmp_path) if other_name else name, ssh_server, listen))
+    lab.bound("far", listen)
+    ask(lab, listen)
+    relay = told(lab, work)
+    assert relay["RelayIp"] == "127.0.0.1" and relay["RelayPort"] == SERVICE and relay["RelayInitiated"]
+    assert (relay["DestinationIp"], relay["DestinationPort"]) == (FAR, SSH_PORT)
+    assert relay["RelayPrompted"] and not relay["RelayShared"] and relay["ApplicationProtocol"] == "ssh"
+    assert Path(relay["Image"]).name == ("trainer" if other_name else Path(shutil.which(name) or "").resolve().name)
+    assert lab.loud(work)[CLIENT] == "critical"
+
+
+def test_a_remote_forward_by_an_ssh_library(lab: Lab, ssh_server: SshServer) -> None:
+    listen = next(PORTS)
+    key = ssh_server.directory / "user_key"
+    lab.python("near", "library", "ssh_forward.py", FAR, ssh_server.port, key, listen, SERVICE)
+    lab.bound("far", listen)
+    ask(lab, listen, times=40)
+    told(lab, "library")
+    assert lab.loud("library")[PROGRAM] == "critical"
+
+
+@pytest.fixture(scope="module")
+def certificate(lab: Lab) -> Path:
+    path = lab.directory / "certificate.pem"
+    key = lab.directory / "certificate.key"
+    kind = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=far -days 2"
+    subprocess.run(["openssl", *kind.split(), "-keyout", key, "-out", path], check=True, capture_output=True)
+    path.write_text(path.read_text() + key.read_text())
+    return path
+
+
+CLEAR, ENCRYPTED = "Reverse tunnel in the clear", "Reverse tunnel in a protocol that says nothing"
+LIKELY = "Connection that lets the other side in"
+
+
+@pytest.mark.parametrize(
+    ("how", "protocol", "rules"),
+    [
+        ("plain", "unknown", {CLEAR: "critical", LIKELY: "high"}),
+        ("tls", "tls", {ENCRYPTED: "critical", LIKELY: "high"}),
+        ("child", "unknown", {CLEAR: "critical", LIKELY: "high"}),
+        ("sibling", "unknown", {CLEAR: "critical", LIKELY: "high"}),
+    ],
+)
+def test_a_tunnel_of_ten_lines(lab: Lab, certificate: Path, how: str, protocol: str, rules: dict[str, str]) -> None:
+    port, users = next(PORTS), next(PORTS)
+    lab.python("far", "far", "tunnel.py", "far", port, users, *([certificate] if how == "tls" else []))
+    lab.bound("far", port)
+    lab.python("near", how, "tunnel.py", "near", how, FAR, port, SERVICE)
+    lab.connected("near", port)
+    lab.bound("far", users)
+    ask(lab, users, times=20)
+    relay = told(lab, how)
+    assert relay["ApplicationProtocol"] == protocol and relay["RelayScope"] == "loopback"
+    assert relay["RelayShared"] == (how in ("child", "sibling"))
+    assert set(rules.items()) <= set(lab.loud(how).items())
+
+
+def test_a_listener_whose_traffic_goes_out_elsewhere(lab: Lab) -> None:
+    port, users = next(PORTS), next(PORTS)
+    lab.python("far", "far", "tunnel.py", "serve", port)
+    lab.bound("far", port)
+    lab.python("near", "listener", "tunnel.py", "listener", FAR, port, users)
+    lab.bound("near", users)
+    ask(lab, users, host="near", work="user")
+    relay = told(lab, "listener")
+    assert not relay["RelayInitiated"] and relay["RelayPort"] == users and relay["DestinationPort"] == port
+    assert lab.loud("listener") == {"Listener whose connections go out through an older one": "medium"}
+
+
+def test_a_local_forward(lab: Lab, ssh_server: SshServer) -> None:
+    port, users = next(PORTS), next(PORTS)
+    lab.python("far", "far", "tunnel.py", "serve", port)
+    command = ["ssh", *ssh_server.options(), "-N", "-L", f"{users}:127.0.0.1:{port}", f"root@{FAR}"]
+    lab.start("near", "forward", *command)
+    lab.bound("near", users)
+    lab.bound("far", port)
+    ask(lab, users, host="near", work="user")
+    assert not told(lab, "forward", times=1)["RelayInitiated"]
+    assert lab.loud("forward")["SSH client takes this host's connections out"] == "medium"
