@@ -4,7 +4,9 @@
  * words are known a packet costs one look-up and two additions. */
 #include "relay.bpf.h"
 
+#define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
 #define TCP_CLOSE 7
 #define ALLOW 1
 
@@ -59,17 +61,13 @@ static __always_inline void report_unless_known(const struct flow_ends *ends)
 	send(scratch, URGENT);
 }
 
-/* Whether somebody else opened a connection of which we did not see the beginning. What was accepted just now sends
- * its first segments; what is older has a listener on its port, or was opened here. */
+/* Whether somebody else opened a connection that is older than we are: there is a listener on its port. */
 static __always_inline bool was_accepted(struct __sk_buff *skb, const struct packet *packet)
 {
-	struct bpf_sock *sock = skb->sk;
-	struct bpf_tcp_sock *tcp = sock ? bpf_tcp_sock(sock) : NULL;
 	struct bpf_sock_tuple tuple = {};
 	__u32 size = sizeof(tuple.ipv4);
+	struct bpf_sock *sock;
 
-	if (tcp && tcp->segs_out <= (skb->gso_segs ? skb->gso_segs : 1))
-		return true;
 	if (skb->protocol == bpf_htons(0x0800)) {
 		bpf_skb_load_bytes(skb, 12, &tuple.ipv4.daddr, 4);
 		tuple.ipv4.dport = bpf_htons(packet->local_port);
@@ -93,13 +91,14 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 	bool begins = packet->protocol != IPPROTO_TCP || (packet->syn && !packet->ack);
 
 	fill_ends(skb, &flow->ends, packet, OUTBOUND);
-	flow->began = bpf_ktime_get_boot_ns();
+	if (!flow->began)
+		flow->began = bpf_ktime_get_boot_ns();
 	flow->reported = bpf_ktime_get_coarse_ns();
 	flow->said = flow->reported;
 	flow->cgroup_id = bpf_skb_cgroup_id(skb);
 	if (!begins) {
 		flow->silent = 3;
-		flow->accepted = was_accepted(skb, packet);
+		flow->accepted = flow->accepted || was_accepted(skb, packet);
 	}
 	if (!BPF_CORE_READ(task, mm) || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
 		return;
@@ -272,7 +271,7 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		return ALLOW;
 	}
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
-	if (!flow) {
+	if (!flow || !flow->ends.cookie) {
 		struct packet packet = {};
 
 		if (way == INBOUND || !parse(skb, way, &packet))
@@ -317,10 +316,17 @@ int BPF_PROG(on_state, struct sock *sock, int before, int after)
 {
 	struct flow *flow;
 
+	if (before == TCP_SYN_RECV && after == TCP_ESTABLISHED) {
+		flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (flow) {
+			flow->accepted = true;
+			flow->began = bpf_ktime_get_boot_ns();
+		}
+	}
 	if (after != TCP_CLOSE)
 		return 0;
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
-	if (flow)
+	if (flow && flow->ends.cookie)
 		settle(flow, before == TCP_SYN_SENT ? CLOSED_REFUSED : CLOSED);
 	return 0;
 }

@@ -23,6 +23,7 @@ enum way { INWARD, OUTWARD };
 struct holding {
 	__u64 outer;
 	__u64 heard; /* when it spoke, CLOCK_MONOTONIC, coarse; 0: not yet */
+	__u64 began;
 };
 
 struct {
@@ -89,7 +90,7 @@ static __always_inline bool is_outer(const struct flow *flow)
 static __always_inline void hold(const struct flow *flow, __u64 heard)
 {
 	struct heard_key key = {.start = flow->start, .who = flow->tgid};
-	struct holding holding = {.outer = flow->ends.cookie, .heard = heard};
+	struct holding holding = {.outer = flow->ends.cookie, .heard = heard, .began = flow->began};
 
 	bpf_map_update_elem(&holdings, &key, &holding, BPF_ANY);
 	key.start = 0;
@@ -259,7 +260,8 @@ static __always_inline void give_out(struct __sk_buff *skb, struct relay *relay,
 }
 
 /* Which connection this one may be the inner end of. One to another host only where that had just spoken to the very
- * process; otherwise two connections of a client would each be the other's. */
+ * process; otherwise two connections of a client would each be the other's. One that was accepted only where the outer
+ * one is older; a proxy opens one for each client. */
 static __always_inline void watch(struct flow *flow, __u64 now, bool opens)
 {
 	struct heard_key key = {.start = flow->start, .who = flow->tgid};
@@ -274,9 +276,9 @@ static __always_inline void watch(struct flow *flow, __u64 now, bool opens)
 	if (!holding || holding->outer == flow->ends.cookie)
 		return;
 	prompted = opens && holding->heard && now - holding->heard < FORWARD_NS;
-	if (is_outer(flow) && (shared || !prompted))
+	if (flow->accepted ? holding->began > flow->began : shared && now - holding->heard >= FORWARD_NS)
 		return;
-	if (shared && !flow->accepted && now - holding->heard >= FORWARD_NS)
+	if (is_outer(flow) && (shared || !prompted))
 		return;
 	flow->outer = holding->outer;
 	flow->patience = PATIENCE;

@@ -27,32 +27,48 @@ class Lab:
         self.cgroup, self.directory, self.sensor = cgroup, directory, sensor
         self._recorded: list[dict[str, Any]] = []
         self._read = 0
+        (directory / "complaints").touch()
         hosts = cgroup / "hosts"
         hosts.mkdir()
         self._enter = {name: ("nsenter", f"--net=/proc/{_namespace(hosts)}/ns/net") for name in ("near", "far")}
         self._join()
 
     def _join(self) -> None:
-        def ip(name: str, command: str) -> None:
-            subprocess.run([*self._enter[name], "ip", *command.split()], check=True)
-
-        ip("near", f"link add eth0 type veth peer name eth0 netns {self._enter['far'][1].split('/')[2]}")
-        for name, addresses in (("near", (NEAR, NEAR_PRIVATE)), ("far", (FAR, FAR_PRIVATE))):
+        self._ip("near", f"link add eth0 type veth peer name eth0 netns {self._enter['far'][1].split('/')[2]}")
+        for host, addresses in (("near", (NEAR, NEAR_PRIVATE)), ("far", (FAR, FAR_PRIVATE))):
             for address in addresses:
-                ip(name, f"address add {address}/24 dev eth0")
-            ip(name, "link set eth0 up")
+                self.address(host, address)
+            self._ip(host, "link set eth0 up")
+
+    def address(self, host: str, address: str) -> None:
+        """Give the host one more."""
+        self._ip(host, f"address add {address}/24 dev eth0")
+
+    def _ip(self, host: str, command: str) -> None:
+        subprocess.run([*self._enter[host], "ip", *command.split()], check=True)
 
     def start(self, host: str, work: str, *command: str | Path) -> subprocess.Popen[bytes]:
-        """A program that goes on, in the cgroup named `work`."""
+        """A program that goes on, in the cgroup named `work`; its complaints are kept."""
         (self.cgroup / work).mkdir(exist_ok=True)
-        return start_in(self.cgroup / work, [*self._enter[host], *command])
+        with (self.directory / "complaints").open("ab") as complaints:
+            return subprocess.Popen(
+                [*self._in(work), *self._enter[host], *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=complaints,
+                start_new_session=True,
+            )
 
-    def run(self, host: str, work: str, *command: str | Path, text: str | None = None) -> str:
+    def _in(self, work: str) -> list[str | Path]:
+        return ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', self.cgroup / work]
+
+    def run(self, host: str, work: str, *command: str | Path) -> str:
         """What the command prints; it must succeed."""
         (self.cgroup / work).mkdir(exist_ok=True)
-        enter = ["/bin/sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', self.cgroup / work, *self._enter[host]]
-        done = subprocess.run([*enter, *command], capture_output=True, text=True, timeout=120, input=text or "")
-        assert done.returncode == 0, f"{command}: {done.stdout[-2000:]} {done.stderr[-2000:]} {self.relays(work)}"
+        whole = [*self._in(work), *self._enter[host], *command]
+        done = subprocess.run(whole, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+        complaints = (self.directory / "complaints").read_text()[-4000:]
+        assert done.returncode == 0, f"{command}: {done.stdout[-2000:]} {done.stderr[-2000:]} {complaints}"
         return done.stdout
 
     def python(self, host: str, work: str, program: str, *arguments: object) -> subprocess.Popen[bytes]:

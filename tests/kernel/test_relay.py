@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -12,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from relay_helpers import FAR, PROGRAMS, Lab, SshServer
-from sensor_helpers import wait_for
+from relay_helpers import FAR, FAR_PRIVATE, NEAR_PRIVATE, PROGRAMS, Lab, SshServer
+from sensor_helpers import Launch, alerts_of, members, wait_for
 
 from sensor.cli.staging import Sensor, throwaway_cgroup
 
 pytestmark = pytest.mark.kernel
 
-SSH_PORT, SERVICE = 2222, 8001
+SSH_PORT, SERVICE, DATABASE = 2222, 8001, 5432
 TURNS = 12
 PORTS = itertools.count(4000)
 
@@ -141,7 +142,7 @@ def test_a_tunnel_of_ten_lines(lab: Lab, certificate: Path, how: str, protocol: 
     lab.python("near", how, "tunnel.py", "near", how, FAR, port, SERVICE)
     lab.connected("near", port)
     lab.bound("far", users)
-    ask(lab, users, times=20)
+    ask(lab, users, times=40)
     relay = told(lab, how)
     assert relay["ApplicationProtocol"] == protocol and relay["RelayScope"] == "loopback"
     assert relay["RelayShared"] == (how in ("child", "sibling"))
@@ -170,3 +171,90 @@ def test_a_local_forward(lab: Lab, ssh_server: SshServer) -> None:
     ask(lab, users, host="near", work="user")
     assert not told(lab, "forward", times=1)["RelayInitiated"]
     assert lab.loud("forward")["SSH client takes this host's connections out"] == "medium"
+
+
+@pytest.fixture(scope="module")
+def database(lab: Lab) -> int:
+    lab.python("near", "service", "no_tunnel.py", "database", DATABASE)
+    lab.bound("near", DATABASE)
+    return DATABASE
+
+
+@pytest.mark.parametrize("address", [FAR, FAR_PRIVATE], ids=["external", "private"])
+@pytest.mark.parametrize("kind", ["small", "store"])
+def test_a_worker_with_a_database_is_no_tunnel(lab: Lab, database: int, kind: str, address: str) -> None:
+    work, port = f"{kind}-{address}", next(PORTS)
+    lab.python("far", "far", "no_tunnel.py", "queue", port, kind, 120)
+    lab.bound("far", port)
+    lab.python("near", work, "no_tunnel.py", "worker", kind, address, port, database).wait(60)
+    assert told(lab, work, times=100)["RelayPort"] == database, "it does look like one, but for the sizes"
+    assert lab.loud(work) == {}
+
+
+def test_an_agent_with_a_slow_model_and_a_database_is_no_tunnel(lab: Lab, database: int) -> None:
+    port = next(PORTS)
+    lab.python("far", "far", "no_tunnel.py", "model", port, 12)
+    lab.bound("far", port)
+    assert lab.python("near", "agent", "no_tunnel.py", "agent", FAR, port, database, 12).wait(60) == 0
+    assert lab.loud("agent") == {}
+
+
+def test_a_collective_is_no_tunnel(lab: Lab) -> None:
+    """Ring and chain of four ranks, two on each host: what comes from one goes to the next, word for word."""
+    places = {NEAR_PRIVATE: "near", FAR_PRIVATE: "far", "10.77.0.2": "near", "10.77.0.8": "far"}
+    lab.address("near", "10.77.0.2")
+    lab.address("far", "10.77.0.8")
+    ranks = [
+        lab.python(host, f"rank-{host}", "no_tunnel.py", "rank", place, 60, *places) for place, host in places.items()
+    ]
+    assert [rank.wait(60) for rank in ranks] == [0] * 4
+    assert lab.loud("rank-near") == lab.loud("rank-far") == {}
+
+
+@pytest.mark.parametrize("backend", ["loopback", "external"])
+def test_a_proxy_is_no_tunnel(lab: Lab, backend: str) -> None:
+    port, behind = next(PORTS), next(PORTS)
+    host, address = ("near", "127.0.0.1") if backend == "loopback" else ("far", FAR)
+    lab.python(host, "behind", "tunnel.py", "serve", behind)
+    lab.bound(host, behind)
+    work = f"proxy-{backend}"
+    lab.python("near", work, "no_tunnel.py", "proxy", port, address, behind)
+    lab.bound("near", port)
+    for _ in range(3):
+        ask(lab, port, host="near", work="user", times=10)
+    assert lab.loud(work) == {}
+
+
+def test_ssh_that_runs_a_command_and_copies_is_no_relay(lab: Lab, ssh_server: SshServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(3 << 20))
+    for number in range(4):
+        command = ["ssh", *ssh_server.options(), f"root@{FAR}", f"head -c {number * 1000} /dev/zero"]
+        assert len(lab.run("near", "commands", *command)) == number * 1000
+    options = [option if option != "-p" else "-P" for option in ssh_server.options()]
+    lab.run("near", "commands", "scp", "-O", *options, tmp_path / "file", f"root@{FAR}:{tmp_path}/copy")
+    lab.judged("commands")
+    assert lab.relays("commands") == []
+
+
+def test_a_tunnel_is_killed(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
+    """Enforced: of the workload that let the other side in nothing is left, and the alert says so."""
+    sensor = launch("--mode=enforce", f"--events={tmp_path}/events.jsonl")
+    lab = Lab(cgroup, tmp_path, sensor)
+    lab.python("near", "service", "tunnel.py", "serve", SERVICE)
+    port, users = next(PORTS), next(PORTS)
+    lab.python("far", "far", "tunnel.py", "far", port, users)
+    lab.bound("near", SERVICE)
+    lab.bound("far", port)
+    bystander = lab.start("near", "work", "sleep", "300")
+    tunnel = lab.python("near", "work", "tunnel.py", "near", "plain", FAR, port, SERVICE)
+    lab.bound("far", users)
+    asking = lab.python("far", "far", "tunnel.py", "ask", users, 100_000)
+    assert tunnel.wait(60) == bystander.wait(60) == -signal.SIGKILL
+    assert asking.wait(60) == 1, "it is cut off"
+    wait_for(lambda: members(cgroup / "work") == [], "the workload is gone")
+    (alert,) = wait_for(
+        lambda: [a for a in alerts_of(sensor.alerts, cgroup / "work") if a["rule"]["name"] == CLEAR], "its alert"
+    )
+    assert alert["response"]["action"] == "kill" and alert["response"]["outcome"] == "done"
+    assert alert["destination"]["ip"] == FAR and alert["event"]["action"] == "relay"
+    assert f"relayed between {FAR}:{port} (external tcp) and 127.0.0.1:{SERVICE} (loopback)" in alert["event"]["reason"]

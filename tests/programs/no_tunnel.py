@@ -5,15 +5,18 @@ worker KIND ADDRESS PORT SERVICE    take them, and ask the local service for eac
 database PORT                       the local service: answers what it is asked
 model PORT COUNT                    a slow language model behind HTTP
 agent ADDRESS PORT SERVICE COUNT    asks it, keeps what it says in the database, and asks more
+proxy PORT ADDRESS BACKEND          pass each connection on over one of its own
 rank PLACE COUNT ADDRESS...         one of a ring that sums up, then a tree that hands out; PLACE is its own address
 """
 
 import json
 import os
 import random
+import select
 import socket
 import struct
 import sys
+import threading
 import time
 
 
@@ -99,6 +102,25 @@ def agent(address, port, service, count):
                 receive(local)
                 send(local, b"SELECT '%s'" % text[:20])
                 said += text + receive(local)
+
+
+def proxy(port, address, backend):
+    server = socket.create_server(("0.0.0.0", int(port)))
+    while True:
+        client, _ = server.accept()
+        threading.Thread(target=serve_client, args=(client, address, int(backend)), daemon=True).start()
+
+
+def serve_client(client, address, backend):
+    to = {client: (other := socket.create_connection((address, backend))), other: client}
+    while True:
+        for side in select.select(list(to), [], [])[0]:
+            data = side.recv(65536)
+            if not data:
+                client.close()
+                other.close()
+                return
+            to[side].sendall(data)
 
 
 PEERS = 29400

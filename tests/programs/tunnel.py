@@ -86,7 +86,7 @@ def ask(port, count):
     with socket.create_connection(("127.0.0.1", int(port))) as service:
         for _ in range(int(count)):
             amount = random.randrange(10, 20_000)
-            service.sendall(b"%d %s\n" % (amount, b"x" * random.randrange(1000)))
+            service.sendall(b"%d %s\n" % (amount, b"x" * random.randrange(20, 1000)))
             while amount:
                 data = service.recv(amount)
                 assert data
