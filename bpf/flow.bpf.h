@@ -28,13 +28,12 @@ struct flow {
 	struct totals totals; /* since the last report */
 	__u32 base[2];        /* TCP sequence number of the first byte */
 	__u32 records[2];
-	__u32 silent;   /* nothing more to hand up: one bit for each direction */
-	__u32 accepted; /* somebody else opened it */
-	__u64 outer;    /* cookie of the connection whose inner end it may be: see relay.bpf.h */
-	__u32 seen;     /* packets, where it is none */
-	__u32 patience;
-	__u32 relay_flags;
-	__u32 reserved;
+	__u32 silent;     /* nothing more to hand up: one bit for each direction */
+	__u8 accepted;    /* somebody else opened it */
+	__u8 seen;        /* packets, where it is an end of no relay: see relay.bpf.h */
+	__u8 patience;    /* packets until it is none any more, unless it relays */
+	__u8 relay_flags; /* enum relay_flags */
+	__u64 outer;      /* cookie of the connection whose inner end it may be */
 };
 
 struct {

@@ -49,9 +49,7 @@ struct sock_common {
 	unsigned short skc_family;
 };
 
-struct sock {
-	struct sock_common __sk_common;
-};
+struct sock;
 
 struct socket {
 	struct sock *sk;
@@ -111,6 +109,15 @@ struct cgroup_root {
 struct cgroup {
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	struct sock_cgroup_data sk_cgrp_data;
 };
 
 struct fxregs_state {

@@ -61,12 +61,17 @@ static __always_inline void report_unless_known(const struct flow_ends *ends)
 	send(scratch, URGENT);
 }
 
-/* Whether somebody else opened a connection that is older than we are: there is a listener on its port. */
+/* Whether somebody else opened a connection of which we did not see the beginning. What was accepted just now sends
+ * its first segments; what is older has a listener on its port, or was opened here. */
 static __always_inline bool was_accepted(struct __sk_buff *skb, const struct packet *packet)
 {
+	struct bpf_sock *sock = skb->sk;
+	struct bpf_tcp_sock *tcp = sock ? bpf_tcp_sock(sock) : NULL;
 	struct bpf_sock_tuple tuple = {};
 	__u32 size = sizeof(tuple.ipv4);
-	struct bpf_sock *sock;
+
+	if (tcp && tcp->segs_out <= (skb->gso_segs ? skb->gso_segs : 1))
+		return true;
 
 	if (skb->protocol == bpf_htons(0x0800)) {
 		bpf_skb_load_bytes(skb, 12, &tuple.ipv4.daddr, 4);
@@ -207,22 +212,21 @@ static __always_inline void listen(struct flow *flow, enum direction way, __u64 
 /* What a connection carries, where it may be an end of a relay. */
 static __always_inline void follow(struct __sk_buff *skb, struct flow *flow, enum direction way)
 {
-	bool outer = is_outer(flow);
 	struct packet packet = {};
 	__u64 now;
 
-	if (!flow->outer && !outer && (++flow->seen & 15) == 4)
+	if (!flow->relay_flags && (++flow->seen & 15) == 4)
 		watch(flow, bpf_ktime_get_coarse_ns(), false);
-	if (!flow->outer && !outer)
+	if (!flow->relay_flags)
 		return;
 	if (!parse(skb, way, &packet) || !packet.length)
 		return;
 	now = bpf_ktime_get_coarse_ns();
-	if (outer) {
+	if (flow->relay_flags & RELAY_OUTER) {
 		listen(flow, way, now);
 		follow_outer(skb, flow, &packet, way, now);
 	}
-	if (flow->outer)
+	if (flow->relay_flags & RELAY_INNER)
 		follow_inner(skb, flow, &packet, way, now);
 }
 
@@ -280,8 +284,10 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		if (!flow)
 			return ALLOW;
 		begin(skb, flow, &packet);
+		if (!flow->accepted && !is_loopback(&flow->ends))
+			flow->relay_flags = RELAY_OUTER;
 		watch(flow, flow->reported, !flow->accepted);
-		if (is_outer(flow))
+		if (flow->relay_flags & RELAY_OUTER)
 			hold(flow, 0);
 	}
 	add(flow, skb, way);
@@ -316,7 +322,8 @@ int BPF_PROG(on_state, struct sock *sock, int before, int after)
 {
 	struct flow *flow;
 
-	if (before == TCP_SYN_RECV && after == TCP_ESTABLISHED) {
+	/* Where it may be an end of a relay it matters when it was accepted. */
+	if (before == TCP_SYN_RECV && after == TCP_ESTABLISHED && may_relay(sock->sk_cgrp_data.cgroup->kn->id)) {
 		flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 		if (flow) {
 			flow->accepted = true;

@@ -33,6 +33,10 @@ struct {
 	__type(value, struct holding);
 } holdings SEC(".maps");
 
+/* Whether a cgroup may hold any: spares all others the look-ups. Cgroups whose ids fall together share an answer. */
+#define CGROUP_SLOTS 4096
+static __u8 may_hold[CGROUP_SLOTS];
+
 struct relay {
 	struct flow_ends outer, inner;
 	__u64 start, cgroup_id; /* of the process that holds the outer connection */
@@ -73,6 +77,11 @@ struct {
 	__type(value, struct relay);
 } no_relay SEC(".maps");
 
+static __always_inline bool may_relay(__u64 cgroup_id)
+{
+	return may_hold[cgroup_id % CGROUP_SLOTS];
+}
+
 static __always_inline bool is_loopback(const struct flow_ends *ends)
 {
 	const __u32 *remote = (const __u32 *)ends->remote;
@@ -82,16 +91,12 @@ static __always_inline bool is_loopback(const struct flow_ends *ends)
 	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);
 }
 
-static __always_inline bool is_outer(const struct flow *flow)
-{
-	return !flow->accepted && !is_loopback(&flow->ends);
-}
-
 static __always_inline void hold(const struct flow *flow, __u64 heard)
 {
 	struct heard_key key = {.start = flow->start, .who = flow->tgid};
 	struct holding holding = {.outer = flow->ends.cookie, .heard = heard, .began = flow->began};
 
+	may_hold[flow->cgroup_id % CGROUP_SLOTS] = 1;
 	bpf_map_update_elem(&holdings, &key, &holding, BPF_ANY);
 	key.start = 0;
 	key.who = flow->cgroup_id;
@@ -150,7 +155,7 @@ static __noinline int send_relay(struct relay *relay)
 	scratch->relay.bytes_in = relay->bytes[INWARD];
 	scratch->relay.bytes_out = relay->bytes[OUTWARD];
 	scratch->relay.inner_tgid = relay->inner_tgid;
-	scratch->relay.inner_flags = relay->inner_flags;
+	scratch->relay.inner_flags = relay->inner_flags & (RELAY_OUTER - 1);
 	scratch->relay.exchanges = fewer(relay->exchanges);
 	scratch->relay.turns = fewer(relay->bursts);
 	scratch->relay.reserved = 0;
@@ -265,9 +270,13 @@ static __always_inline void give_out(struct __sk_buff *skb, struct relay *relay,
 static __always_inline void watch(struct flow *flow, __u64 now, bool opens)
 {
 	struct heard_key key = {.start = flow->start, .who = flow->tgid};
-	struct holding *holding = bpf_map_lookup_elem(&holdings, &key);
-	bool shared = !holding, prompted;
+	struct holding *holding;
+	bool shared, prompted;
 
+	if (!may_relay(flow->cgroup_id))
+		return;
+	holding = bpf_map_lookup_elem(&holdings, &key);
+	shared = !holding;
 	if (shared) {
 		key.start = 0;
 		key.who = flow->cgroup_id;
@@ -278,12 +287,12 @@ static __always_inline void watch(struct flow *flow, __u64 now, bool opens)
 	prompted = opens && holding->heard && now - holding->heard < FORWARD_NS;
 	if (flow->accepted ? holding->began > flow->began : shared && now - holding->heard >= FORWARD_NS)
 		return;
-	if (is_outer(flow) && (shared || !prompted))
+	if ((flow->relay_flags & RELAY_OUTER) && (shared || !prompted))
 		return;
 	flow->outer = holding->outer;
 	flow->patience = PATIENCE;
-	flow->relay_flags = (prompted ? RELAY_PROMPTED : 0) | (shared ? RELAY_SHARED : 0) |
-	                    (flow->accepted ? RELAY_ACCEPTED : 0);
+	flow->relay_flags |= RELAY_INNER | (prompted ? RELAY_PROMPTED : 0) | (shared ? RELAY_SHARED : 0) |
+	                     (flow->accepted ? RELAY_ACCEPTED : 0);
 }
 
 static __always_inline void follow_inner(struct __sk_buff *skb, struct flow *flow, const struct packet *packet,
@@ -292,7 +301,7 @@ static __always_inline void follow_inner(struct __sk_buff *skb, struct flow *flo
 	struct relay *relay = bpf_map_lookup_elem(&relays, &flow->outer);
 
 	if (!relay) {
-		flow->outer = 0;
+		flow->relay_flags &= RELAY_OUTER;
 		return;
 	}
 	if (relay->inner.cookie != flow->ends.cookie) {
@@ -302,7 +311,7 @@ static __always_inline void follow_inner(struct __sk_buff *skb, struct flow *flo
 		relay->inner_flags = flow->relay_flags;
 	}
 	if (flow->patience && !--flow->patience && !relay->bursts[INWARD] && !relay->bursts[OUTWARD]) {
-		flow->outer = 0;
+		flow->relay_flags &= RELAY_OUTER;
 		return;
 	}
 	if (direction == OUTBOUND)

@@ -157,6 +157,8 @@ enum relay_flags {
 	RELAY_ACCEPTED = 1, /* the inner connection was opened by somebody else */
 	RELAY_SHARED = 2,   /* it is another process's of the cgroup */
 	RELAY_PROMPTED = 4, /* it was opened when the outer one had just spoken */
+	RELAY_OUTER = 8,    /* of a flow: it may be an outer one */
+	RELAY_INNER = 16,   /* of a flow: it may be an inner one */
 };
 
 /* What comes in on an outer connection goes out on an inner one, and the answer back. The header's task holds the

@@ -123,30 +123,59 @@ def certificate(lab: Lab) -> Path:
 
 
 CLEAR, ENCRYPTED = "Reverse tunnel in the clear", "Reverse tunnel in a protocol that says nothing"
-LIKELY = "Connection that lets the other side in"
+LIKELY, BETWEEN = "Connection that lets the other side in", "Two hosts outside joined by this one"
+INSIDE = "Connections joined inside the site"
+
+
+def tunnel(lab: Lab, work: str, how: str, to: str, service: tuple[str, int], *pem: Path) -> int:
+    """Use a tunnel of a few lines; gives the port of its outer connection."""
+    port, users = next(PORTS), next(PORTS)
+    lab.python("far", "far", "tunnel.py", "far", port, users, *pem)
+    lab.bound("far", port)
+    lab.python("near", work, "tunnel.py", "near", how, to, port, *service)
+    lab.connected("near", port)
+    lab.bound("far", users)
+    ask(lab, users, times=40)
+    return port
 
 
 @pytest.mark.parametrize(
     ("how", "protocol", "rules"),
     [
         ("plain", "unknown", {CLEAR: "critical", LIKELY: "high"}),
-        ("tls", "tls", {ENCRYPTED: "critical", LIKELY: "high"}),
+        ("both", "unknown", {CLEAR: "critical", LIKELY: "high"}),
         ("child", "unknown", {CLEAR: "critical", LIKELY: "high"}),
         ("sibling", "unknown", {CLEAR: "critical", LIKELY: "high"}),
+        ("tls", "tls", {ENCRYPTED: "critical", LIKELY: "high"}),
+        ("named", "tls", {LIKELY: "high"}),
     ],
 )
-def test_a_tunnel_of_ten_lines(lab: Lab, certificate: Path, how: str, protocol: str, rules: dict[str, str]) -> None:
-    port, users = next(PORTS), next(PORTS)
-    lab.python("far", "far", "tunnel.py", "far", port, users, *([certificate] if how == "tls" else []))
-    lab.bound("far", port)
-    lab.python("near", how, "tunnel.py", "near", how, FAR, port, SERVICE)
-    lab.connected("near", port)
-    lab.bound("far", users)
-    ask(lab, users, times=40)
+def test_a_tunnel_of_a_few_lines(lab: Lab, certificate: Path, how: str, protocol: str, rules: dict[str, str]) -> None:
+    port = tunnel(lab, how, how, FAR, ("127.0.0.1", SERVICE), *([certificate] if protocol == "tls" else []))
     relay = told(lab, how)
+    assert (relay["DestinationIp"], relay["DestinationPort"], relay["RelayPort"]) == (FAR, port, SERVICE)
     assert relay["ApplicationProtocol"] == protocol and relay["RelayScope"] == "loopback"
-    assert relay["RelayShared"] == (how in ("child", "sibling"))
-    assert set(rules.items()) <= set(lab.loud(how).items())
+    assert relay["RelayShared"] == (how in ("child", "sibling")) and relay["RelayPrompted"] == (how != "both")
+    assert lab.loud(how) == rules
+
+
+def test_two_hosts_outside_that_are_joined(lab: Lab) -> None:
+    service = next(PORTS)
+    lab.python("far", "far", "tunnel.py", "serve", service)
+    lab.bound("far", service)
+    tunnel(lab, "between", "plain", FAR, (FAR, service))
+    assert told(lab, "between")["RelayScope"] == "external"
+    assert lab.loud("between") == {BETWEEN: "high"}
+
+
+def test_hosts_of_the_site_that_are_joined(lab: Lab) -> None:
+    service = next(PORTS)
+    lab.python("far", "far", "tunnel.py", "serve", service)
+    lab.bound("far", service)
+    tunnel(lab, "inside", "plain", FAR_PRIVATE, (FAR_PRIVATE, service))
+    assert lab.raised("inside") == {INSIDE: "low"}
+    tunnel(lab, "inward", "plain", FAR_PRIVATE, ("127.0.0.1", SERVICE))
+    assert lab.loud("inward") == {LIKELY: "high"}
 
 
 def test_a_listener_whose_traffic_goes_out_elsewhere(lab: Lab) -> None:
@@ -246,7 +275,7 @@ def test_a_tunnel_is_killed(launch: Launch, cgroup: Path, tmp_path: Path) -> Non
     lab.bound("near", SERVICE)
     lab.bound("far", port)
     bystander = lab.start("near", "work", "sleep", "300")
-    tunnel = lab.python("near", "work", "tunnel.py", "near", "plain", FAR, port, SERVICE)
+    tunnel = lab.python("near", "work", "tunnel.py", "near", "plain", FAR, port, "127.0.0.1", SERVICE)
     lab.bound("far", users)
     asking = lab.python("far", "far", "tunnel.py", "ask", users, 100_000)
     assert tunnel.wait(60) == bystander.wait(60) == -signal.SIGKILL

@@ -1,10 +1,10 @@
 """A reverse tunnel in a few lines, the service behind it, and who uses it.
 
-near HOW ADDRESS PORT SERVICE    connect there; once something comes, connect to SERVICE here and pass all on
-far PORT USERS [CERTIFICATE]     accept `near`; who connects to USERS is passed on to it
-listener ADDRESS PORT USERS      connect there; who connects to USERS here is passed on to it
-serve PORT                       answer "COUNT ...\\n" with that many bytes
-ask PORT COUNT                   ask it that often for various amounts
+near HOW ADDRESS PORT HOST SERVICE   connect there; once something comes, connect to HOST's SERVICE and pass all on
+far PORT USERS [CERTIFICATE]         accept `near`; who connects to USERS is passed on to it
+listener ADDRESS PORT USERS          connect there; who connects to USERS here is passed on to it
+serve PORT                           answer "COUNT ...\\n" with that many bytes
+ask PORT COUNT                       ask it that often for various amounts
 """
 
 import os
@@ -31,12 +31,12 @@ def has_spoken(sock):
     return select.select([sock], [], [])[0]
 
 
-def near(how, address, port, service):
+def near(how, address, port, host, service):
     outer = socket.create_connection((address, int(port)))
-    if how == "tls":
+    if how in ("tls", "named"):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        outer = context.wrap_socket(outer)
+        outer = context.wrap_socket(outer, server_hostname="relay.example" if how == "named" else None)
     if how == "child" and os.fork():
         os.wait()
         return
@@ -47,8 +47,9 @@ def near(how, address, port, service):
             return
         outer.close()
         outer = theirs
-    has_spoken(outer)
-    pass_on(outer, socket.create_connection(("127.0.0.1", int(service))))
+    if how != "both":
+        has_spoken(outer)
+    pass_on(outer, socket.create_connection((host, int(service))))
 
 
 def far(port, users, certificate=None):
