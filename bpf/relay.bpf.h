@@ -55,7 +55,7 @@ struct relay {
 	__u32 missed;
 	__u32 told_turns;
 	__u32 told_exchanges;
-	__u32 last; /* enum way, of what came last */
+	__u32 last;     /* enum way, of what came last */
 	__u32 answered; /* of source[INWARD], what the outer side had answered by itself: it may be none of the burst */
 	__u32 reserved;
 	__u8 tail[2][TAIL_BYTES]; /* of what came last */
@@ -194,7 +194,8 @@ static __always_inline void pass(struct relay *relay, enum way way)
 	relay->exchanges[way]++;
 	exchanges = fewer(relay->exchanges);
 	forget(relay, way);
-	if (!(is_due(turns) && turns != relay->told_turns) && !(is_due(exchanges) && exchanges != relay->told_exchanges))
+	if (!(is_due(turns) && turns != relay->told_turns) &&
+	    !(is_due(exchanges) && exchanges != relay->told_exchanges))
 		return;
 	relay->told_turns = turns;
 	relay->told_exchanges = exchanges;

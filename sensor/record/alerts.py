@@ -113,7 +113,8 @@ def _deed_in_the_network(event: FlowEvent) -> str:
 
 
 def _inner_end(event: NetworkRelay) -> str:
-    ip = f"[{event.relay_ip}]" if ":" in (event.relay_ip or "") else event.relay_ip or "?"
+    ip = _quoted(event.relay_ip or "?", _SHORT_LENGTH)
+    ip = f"[{ip}]" if ":" in ip else ip
     if event.relay_initiated:
         return f"{ip}:{event.relay_port} ({_quoted(event.relay_scope or '?', _SHORT_LENGTH)})"
     return f"{ip}, which connected to its port {event.relay_port}"

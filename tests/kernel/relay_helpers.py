@@ -105,8 +105,12 @@ class Lab:
 
     def relays(self, work: str) -> list[dict[str, Any]]:
         """What was said of relays in the cgroup of that name."""
-        path = path_of(self.cgroup / work)
-        return [e for e in self.recorded() if e["category"] == "network_relay" and e.get("CgroupPath") == path]
+        return self.seen(work, "network_relay")
+
+    def seen(self, work: str, category: str, **fields: object) -> list[dict[str, Any]]:
+        """Events in that cgroup that have these fields."""
+        fields |= {"category": category, "CgroupPath": path_of(self.cgroup / work)}
+        return [e for e in self.recorded() if all(e.get(name) == value for name, value in fields.items())]
 
     def judged(self, work: str) -> None:
         """Wait until the sensor has judged all that happened so far: events come in the kernel's order."""

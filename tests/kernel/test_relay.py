@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,14 +128,15 @@ LIKELY, BETWEEN = "Connection that lets the other side in", "Two hosts outside j
 INSIDE = "Connections joined inside the site"
 
 
-def tunnel(lab: Lab, work: str, how: str, to: str, service: tuple[str, int], *pem: Path) -> int:
-    """Use a tunnel of a few lines; gives the port of its outer connection."""
+def tunnel(lab: Lab, work: str, how: str, to: str, service: tuple[str, int], *pem: Path, quiet_s: float = 0) -> int:
+    """Use a tunnel of a few lines, after a while; gives the port of its outer connection."""
     port, users = next(PORTS), next(PORTS)
     lab.python("far", "far", "tunnel.py", "far", port, users, *pem)
     lab.bound("far", port)
     lab.python("near", work, "tunnel.py", "near", how, to, port, *service)
     lab.connected("near", port)
     lab.bound("far", users)
+    time.sleep(quiet_s)
     ask(lab, users, times=40)
     return port
 
@@ -157,6 +159,16 @@ def test_a_tunnel_of_a_few_lines(lab: Lab, certificate: Path, how: str, protocol
     assert relay["ApplicationProtocol"] == protocol and relay["RelayScope"] == "loopback"
     assert relay["RelayShared"] == (how in ("child", "sibling")) and relay["RelayPrompted"] == (how != "both")
     assert lab.loud(how) == rules
+
+
+def test_a_connection_says_who_had_spoken_unasked(lab: Lab) -> None:
+    port = tunnel(lab, "prompted", "plain", FAR, ("127.0.0.1", SERVICE), quiet_s=0.6)
+    told(lab, "prompted")
+    (inner,) = lab.seen("prompted", "network_connection", DestinationPort=SERVICE)
+    assert (inner["PromptedByIp"], inner["PromptedByPort"], inner["PromptedByScope"]) == (FAR, port, "external")
+    assert inner["PromptedMs"] >= 0 and not inner["PromptedCgroup"]
+    (outer,) = lab.seen("prompted", "network_connection", DestinationPort=port)
+    assert "PromptedByIp" not in outer
 
 
 def test_two_hosts_outside_that_are_joined(lab: Lab) -> None:
@@ -222,9 +234,9 @@ def test_a_worker_with_a_database_is_no_tunnel(lab: Lab, database: int, kind: st
 
 def test_an_agent_with_a_slow_model_and_a_database_is_no_tunnel(lab: Lab, database: int) -> None:
     port = next(PORTS)
-    lab.python("far", "far", "no_tunnel.py", "model", port, 12)
+    lab.python("far", "far", "no_tunnel.py", "model", port, 6)
     lab.bound("far", port)
-    assert lab.python("near", "agent", "no_tunnel.py", "agent", FAR, port, database, 12).wait(60) == 0
+    assert lab.python("near", "agent", "no_tunnel.py", "agent", FAR, port, database, 6).wait(60) == 0
     assert lab.loud("agent") == {}
 
 
@@ -281,7 +293,7 @@ def test_a_tunnel_is_killed(launch: Launch, cgroup: Path, tmp_path: Path) -> Non
     assert tunnel.wait(60) == bystander.wait(60) == -signal.SIGKILL
     assert asking.wait(60) == 1, "it is cut off"
     wait_for(lambda: members(cgroup / "work") == [], "the workload is gone")
-    (alert,) = wait_for(
+    alert, *_ = wait_for(
         lambda: [a for a in alerts_of(sensor.alerts, cgroup / "work") if a["rule"]["name"] == CLEAR], "its alert"
     )
     assert alert["response"]["action"] == "kill" and alert["response"]["outcome"] == "done"
