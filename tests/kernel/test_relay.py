@@ -108,7 +108,7 @@ def test_a_remote_forward_by_an_ssh_library(lab: Lab, ssh_server: SshServer) -> 
     key = ssh_server.directory / "user_key"
     lab.python("near", "library", "ssh_forward.py", FAR, ssh_server.port, key, listen, SERVICE)
     lab.bound("far", listen)
-    ask(lab, listen, times=40)
+    ask(lab, listen, times=110)
     told(lab, "library")
     assert lab.loud("library")[PROGRAM] == "critical"
 
@@ -137,7 +137,7 @@ def tunnel(lab: Lab, work: str, how: str, to: str, service: tuple[str, int], *pe
     lab.connected("near", port)
     lab.bound("far", users)
     time.sleep(quiet_s)
-    ask(lab, users, times=40)
+    ask(lab, users, times=110)
     return port
 
 
