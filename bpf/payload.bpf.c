@@ -287,7 +287,7 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		if (!flow)
 			return ALLOW;
 		begin(skb, flow, &packet);
-		if (!flow->accepted && !is_loopback(&flow->ends))
+		if (!flow->accepted && !is_own(&flow->ends))
 			flow->relay_flags = RELAY_OUTER;
 		watch(flow, flow->reported, !flow->accepted);
 		if (flow->relay_flags & RELAY_OUTER)

@@ -82,10 +82,13 @@ static __always_inline bool may_relay(__u64 cgroup_id)
 	return may_hold[cgroup_id % CGROUP_SLOTS];
 }
 
-static __always_inline bool is_loopback(const struct flow_ends *ends)
+/* Whether both ends are this host's. */
+static __always_inline bool is_own(const struct flow_ends *ends)
 {
-	const __u32 *remote = (const __u32 *)ends->remote;
+	const __u32 *remote = (const __u32 *)ends->remote, *local = (const __u32 *)ends->local;
 
+	if (remote[0] == local[0] && remote[1] == local[1] && remote[2] == local[2] && remote[3] == local[3])
+		return true;
 	if (ends->family == AF_INET)
 		return ends->remote[0] == 127;
 	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);

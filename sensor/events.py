@@ -210,6 +210,10 @@ class NetworkRelay(FlowEvent):
     """As DestinationScope, of RelayIp."""
     relay_process_id: int | None = None
     """Who holds the inner connection."""
+    relay_image: str | None = None
+    """The program that opened the inner connection."""
+    relay_same_image: bool | None = None
+    """It is the one that opened the outer connection, as where it has forked."""
     relay_initiated: bool | None = None
     """This host opened the inner connection; False where it was accepted, as by a listener."""
     relay_prompted: bool | None = None

@@ -110,7 +110,8 @@ class Conversations:
     def relay(self, raw: Relay, base: Base) -> NetworkRelay:
         self._add_process(raw.tgid, raw.start, base)
         protocol, name, ssh_banner = self.flows.known(raw.outer)
-        inner = raw.inner
+        inner, holder = raw.inner, self._clients.get((raw.inner_tgid, raw.inner_start))
+        image = None if holder is None or raw.accepted else holder.image
         return NetworkRelay(
             **base,
             **self._ends(raw.outer),
@@ -122,6 +123,8 @@ class Conversations:
             relay_port=inner.local_port if raw.accepted else inner.remote_port,
             relay_scope=self._scope(inner.remote),
             relay_process_id=raw.inner_tgid or None,
+            relay_image=image,
+            relay_same_image=None if image is None else image == base.get("image"),
             relay_initiated=not raw.accepted,
             relay_prompted=raw.prompted,
             relay_shared=raw.shared,

@@ -194,7 +194,7 @@ def _flow(event: FlowEvent) -> dict[str, Any]:
             "exchanges": event.relay_exchanges,
             "turns": event.relay_turns,
             "bytes": {"in": event.relay_bytes_in, "out": event.relay_bytes_out},
-            "process": {"pid": event.relay_process_id},
+            "process": {"pid": event.relay_process_id, "executable": event.relay_image},
         }
     elif isinstance(event, NetworkPayload):
         network["protocol"] = event.application_protocol

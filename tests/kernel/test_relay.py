@@ -103,6 +103,15 @@ def test_a_remote_forward_of_an_ssh_client(
     assert lab.loud(work)[CLIENT] == "critical"
 
 
+def test_a_remote_forward_of_a_client_that_has_gone_into_the_background(lab: Lab, ssh_server: SshServer) -> None:
+    listen = next(PORTS)
+    program, *rest = openssh("ssh", ssh_server, listen)
+    assert lab.start("near", "background", program, "-f", *rest).wait(60) == 0
+    ask(lab, listen, times=110)
+    assert told(lab, "background")["RelayShared"], "another process went on"
+    assert lab.loud("background")[CLIENT] == "critical"
+
+
 def test_a_remote_forward_by_an_ssh_library(lab: Lab, ssh_server: SshServer) -> None:
     listen = next(PORTS)
     key = ssh_server.directory / "user_key"
@@ -209,9 +218,12 @@ def test_a_local_forward(lab: Lab, ssh_server: SshServer) -> None:
     lab.start("near", "forward", *command)
     lab.bound("near", users)
     lab.bound("far", port)
-    ask(lab, users, host="near", work="user")
-    assert not told(lab, "forward", times=1)["RelayInitiated"]
-    assert lab.loud("forward")["SSH client takes this host's connections out"] == "medium"
+    for work in ("user", "forward"):
+        ask(lab, users, host="near", work=work, times=40)
+    assert not told(lab, "forward")["RelayInitiated"]
+    raised = lab.raised("forward")
+    assert raised.pop("SSH client takes this host's connections out") == "low"
+    assert set(raised) == {"SSH to a port other than 22 outside the site"}
 
 
 @pytest.fixture(scope="module")
