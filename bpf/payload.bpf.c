@@ -62,17 +62,21 @@ static __always_inline void report_unless_known(const struct flow_ends *ends)
 	send(scratch, URGENT);
 }
 
-/* Whether somebody else opened a connection of which we did not see the beginning. What was accepted just now sends
- * its first segments; what is older has a listener on its port, or was opened here. */
-static __always_inline bool was_accepted(struct __sk_buff *skb, const struct packet *packet)
+/* What was accepted just now sends its first segments. */
+static __always_inline bool is_fresh(struct __sk_buff *skb)
 {
 	struct bpf_sock *sock = skb->sk;
 	struct bpf_tcp_sock *tcp = sock ? bpf_tcp_sock(sock) : NULL;
+
+	return tcp && tcp->segs_out <= (skb->gso_segs ? skb->gso_segs : 1);
+}
+
+/* Whether somebody else opened a connection that is older than we are: then a listener has its port. */
+static __always_inline bool was_accepted(struct __sk_buff *skb, const struct packet *packet)
+{
 	struct bpf_sock_tuple tuple = {};
 	__u32 size = sizeof(tuple.ipv4);
-
-	if (tcp && tcp->segs_out <= (skb->gso_segs ? skb->gso_segs : 1))
-		return true;
+	struct bpf_sock *sock;
 
 	if (skb->protocol == bpf_htons(0x0800)) {
 		bpf_skb_load_bytes(skb, 12, &tuple.ipv4.daddr, 4);
@@ -104,7 +108,10 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 	flow->cgroup_id = bpf_skb_cgroup_id(skb);
 	if (!begins) {
 		flow->silent = 3;
-		flow->accepted = flow->accepted || was_accepted(skb, packet);
+		/* When it was accepted its cgroup held no connection to another host, or on_state had marked it. */
+		if (!flow->accepted && is_fresh(skb))
+			flow->relay_flags = RELAY_NONE;
+		flow->accepted = flow->accepted || flow->relay_flags || was_accepted(skb, packet);
 	}
 	if (!BPF_CORE_READ(task, mm) || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
 		return;
@@ -218,7 +225,7 @@ static __always_inline void follow(struct __sk_buff *skb, struct flow *flow, enu
 
 	if (!flow->relay_flags && (++flow->seen & 15) == 4)
 		watch(flow, bpf_ktime_get_coarse_ns(), false);
-	if (!flow->relay_flags)
+	if (!(flow->relay_flags & (RELAY_OUTER | RELAY_INNER)))
 		return;
 	if (!parse(skb, way, &packet) || !packet.length)
 		return;
@@ -289,7 +296,8 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		begin(skb, flow, &packet);
 		if (!flow->accepted && !is_own(&flow->ends))
 			flow->relay_flags = RELAY_OUTER;
-		watch(flow, flow->reported, !flow->accepted);
+		if (!(flow->relay_flags & RELAY_NONE))
+			watch(flow, flow->reported, !flow->accepted);
 		if (flow->relay_flags & RELAY_OUTER)
 			hold(flow, 0);
 	}

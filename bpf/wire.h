@@ -31,9 +31,11 @@ enum event_flags {
 	FLAG_STDIO_SOCKET = 4,
 	FLAG_DENIED = 8,
 	FLAG_ARGS_UNREADABLE = 16,
-	FLAG_UNWANTED = 32,  /* against a limit that is not enforced */
-	FLAG_LEFT = 64,      /* moved out of the cgroup whose policy holds for it */
-	FLAG_ACCEPTED = 128, /* a flow that somebody else opened */
+	FLAG_UNWANTED = 32,     /* against a limit that is not enforced */
+	FLAG_LEFT = 64,         /* moved out of the cgroup whose policy holds for it */
+	FLAG_STDIO_FED = 128,   /* standard input and output each have another end here: pipe, pty, unix socket */
+	FLAG_STDIO_PIPED = 256, /* and neither is a pty */
+	FLAG_ACCEPTED = 512,    /* a flow that somebody else opened */
 };
 
 /* Counted per CPU and per event kind: slot = kind * COUNTERS + counter. */
@@ -163,6 +165,7 @@ enum relay_flags {
 	RELAY_PROMPTED = 4, /* it was opened when the outer one had just spoken */
 	RELAY_OUTER = 8,    /* of a flow: it may be an outer one */
 	RELAY_INNER = 16,   /* of a flow: it may be an inner one */
+	RELAY_NONE = 32,    /* of a flow: it is neither */
 };
 
 /* What comes in on an outer connection goes out on an inner one, and the answer back. The header's task holds the
@@ -181,6 +184,34 @@ struct relay_event {
 	__u32 verbatim;    /* and of those that ended in the very same bytes */
 	__u32 missed;      /* bursts on either connection that were not relayed */
 	__u32 reserved;
+};
+
+enum end_kind {
+	END_PIPE = 1,
+	END_PTY,
+	END_UNIX,
+	END_INTERNET,
+};
+
+enum end_role {
+	ROLE_READ = 1, /* of a pipe */
+	ROLE_WRITE = 2,
+	ROLE_MASTER = 4, /* of a pty; the slave's role is 0 */
+};
+
+/* What a file descriptor of a process is one end of: read by the iterator, not sent through the ring. */
+struct held_end {
+	__u64 object; /* tells this pipe, pty or unix socket from others; of an internet socket its cookie */
+	__u64 peer;   /* of a unix socket: the object of the other end */
+	__u64 start;
+	__u64 parent_start;
+	__u64 cgroup_id;
+	__u32 tgid;
+	__u32 parent_tgid;
+	__u32 uid;
+	__u32 fd;
+	__u32 kind;
+	__u32 role;
 };
 
 /* The policy maps, which user space writes. Agents have numbers from 1 on. */

@@ -21,7 +21,8 @@ KINDS = {
     RELAY: "relay",
 }
 
-TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE, UNWANTED, LEFT, ACCEPTED = (1 << bit for bit in range(8))
+TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE, UNWANTED, LEFT = (1 << bit for bit in range(7))
+STDIO_FED, STDIO_PIPED, ACCEPTED = 128, 256, 512
 
 COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "lost_policy")
 """enum counter, in order; the place in the counters map's entry is kind * len(COUNTERS) + counter."""
@@ -56,6 +57,12 @@ exchanges, turns, large, verbatim, missed, reserved"""
 RELAY_ACCEPTED, RELAY_SHARED, RELAY_PROMPTED = 1, 2, 4
 
 OPEN, CLOSED, CLOSED_REFUSED = range(3)
+
+HELD_END = struct.Struct("=QQQQQIIIIII")
+"""object, peer, start, parent start, cgroup_id, tgid, parent tgid, uid, fd, kind, role"""
+
+PIPE, PTY, UNIX, INTERNET = range(1, 5)
+READ, WRITE, MASTER = 1, 2, 4
 
 POLICY = struct.Struct("=II")
 """agent, state"""

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sensor.context.flows import DNS_PORT, Flows
+from sensor.context.flows import DNS_PORT, SAME, Flows
 from sensor.context.names import Answer, Names, Parser
 from sensor.context.usage import Usage
 from sensor.decode import Ends, FlowTotals, Payload, Relay
@@ -37,8 +37,6 @@ _PROCESS = (
     "parent_command_line",
 )
 _CLIENTS = 8192
-_SAME = {"socks4": "socks", "socks5": "socks", "http-connect": "http", "http2": "http"}
-"""ApplicationProtocol where a finding is more exact than rules need."""
 
 Base = dict[str, Any]
 """The fields of an event that its task and cgroup give."""
@@ -83,7 +81,7 @@ class Conversations:
     def totals(self, raw: FlowTotals, base: Base, usage: Usage | None = None) -> list[AnyEvent]:
         """The event of a flow that ended, or that has been open for another minute."""
         self._add_process(raw.tgid, raw.start, base)
-        protocol, name, _ = self.flows.known(raw.ends)
+        protocol, name = self.flows.known(raw)
         late = self.flows.ended(raw)
         events = self._found(late, raw, base) if late else []
         if late:
@@ -91,7 +89,7 @@ class Conversations:
         events.append(
             NetworkFlow(
                 **base,
-                **self._ends(raw.ends, raw.accepted),
+                **self.ends(raw.ends, raw.accepted),
                 destination_hostname=name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
                 bytes_out=raw.bytes_out,
                 bytes_in=raw.bytes_in,
@@ -100,7 +98,7 @@ class Conversations:
                 duration=round((raw.time - raw.began) / 1e9, 3),
                 flows=raw.flows,
                 refused=raw.refused,
-                application_protocol=_SAME.get(protocol, protocol) if protocol else None,
+                application_protocol=SAME.get(protocol, protocol) if protocol else None,
                 cpu_cores=usage.cpu_cores if usage else None,
                 gpu_utilisation=usage.gpu_utilisation if usage else None,
             )
@@ -109,16 +107,17 @@ class Conversations:
 
     def relay(self, raw: Relay, base: Base) -> NetworkRelay:
         self._add_process(raw.tgid, raw.start, base)
-        protocol, name, ssh_banner = self.flows.known(raw.outer)
+        said = self.flows.said(raw.outer)
+        name = said.name if said else None
         inner, holder = raw.inner, self._clients.get((raw.inner_tgid, raw.inner_start))
         image = None if holder is None or raw.accepted else holder.image
         return NetworkRelay(
             **base,
-            **self._ends(raw.outer),
+            **self.ends(raw.outer),
             destination_hostname=name or self.names.name(raw.cgroup_id, raw.outer.remote, raw.time),
-            application_protocol=_SAME.get(protocol, protocol) if protocol else None,
-            ssh_banner=ssh_banner,
-            tls_server_name=name if protocol == "tls" else None,
+            application_protocol=said.protocol if said else None,
+            ssh_banner=said.ssh_banner if said else None,
+            tls_server_name=name if said and said.protocol == "tls" else None,
             relay_ip=inner.remote,
             relay_port=inner.local_port if raw.accepted else inner.remote_port,
             relay_scope=self._scope(inner.remote),
@@ -143,7 +142,7 @@ class Conversations:
 
     def _found(self, finding: Finding, raw: Payload | FlowTotals, base: Base) -> list[AnyEvent]:
         name = _name(finding) or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
-        ends = self._ends(raw.ends, raw.accepted)
+        ends = self.ends(raw.ends, raw.accepted)
         return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
 
     def _parse(self, message: bytes) -> Answer | None:
@@ -164,7 +163,8 @@ class Conversations:
             for name in _PROCESS:
                 base[name] = getattr(client, name)
 
-    def _ends(self, ends: Ends, accepted: bool = False) -> Base:
+    def ends(self, ends: Ends, accepted: bool = False) -> Base:
+        """The fields of an event that a flow's ends give."""
         return {
             "initiated": not accepted,
             "protocol": PROTOCOLS.get(ends.protocol) or str(ends.protocol),
@@ -183,7 +183,7 @@ def _name(finding: Finding) -> str | None:
 
 def _said(finding: Finding) -> Base:
     return {
-        "application_protocol": _SAME.get(finding.protocol, finding.protocol),
+        "application_protocol": SAME.get(finding.protocol, finding.protocol),
         "carried_by": finding.carried_by,
         "from_peer": finding.from_peer,
         "ssh_banner": finding.ssh_banner,

@@ -17,6 +17,7 @@ from sensor.events import (
     NetworkPayload,
     NetworkRelay,
     ProcessCreation,
+    ProcessStdio,
     rfc3339,
 )
 from sensor.node import host
@@ -28,6 +29,7 @@ _SHORT_LENGTH = 80
 
 _CATEGORY = {
     ProcessCreation.CATEGORY: ("process", "exec"),
+    ProcessStdio.CATEGORY: ("process", "stdio"),
     NetworkConnection.CATEGORY: ("network", "connect"),
     NetworkPayload.CATEGORY: ("network", "payload"),
     NetworkFlow.CATEGORY: ("network", "flow"),
@@ -50,7 +52,7 @@ def to_alert(verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
             "@timestamp": rfc3339(event.time),
             "event": {
                 "kind": "alert",
-                "id": _id(verdict),
+                "id": alert_id(verdict),
                 "category": [category],
                 "action": action,
                 "severity": SEVERITY[rule.level],
@@ -110,6 +112,9 @@ def _deed_in_the_network(event: FlowEvent) -> str:
         return f"was kept from connecting to {peer}"
     if isinstance(event, NetworkPayload):
         return f"spoke {_quoted(event.application_protocol or 'an unknown protocol', _SHORT_LENGTH)} with {peer}"
+    if isinstance(event, ProcessStdio):
+        feeder = _quoted(_base_name(event.fed_by_image) or "a process", _SHORT_LENGTH)
+        return f"was fed by a connection to {peer} through {feeder} (pid {event.fed_by_process_id})"
     if isinstance(event, NetworkFlow):
         return f"sent {event.bytes_out or 0} and received {event.bytes_in or 0} bytes, the peer being {peer}"
     if isinstance(event, NetworkRelay):
@@ -196,6 +201,8 @@ def _flow(event: FlowEvent) -> dict[str, Any]:
             "bytes": {"in": event.relay_bytes_in, "out": event.relay_bytes_out},
             "process": {"pid": event.relay_process_id, "executable": event.relay_image},
         }
+    elif isinstance(event, ProcessStdio):
+        network["protocol"] = event.application_protocol
     elif isinstance(event, NetworkPayload):
         network["protocol"] = event.application_protocol
         said |= {
@@ -228,13 +235,13 @@ def _where(event: AnyEvent) -> dict[str, Any]:
     }
 
 
-def _id(verdict: Verdict) -> str:
+def alert_id(verdict: Verdict) -> str:
     """Equal for the same rule and event, live or replayed: a record's times have microseconds."""
     event = verdict.event
     parts: list[object] = [verdict.rule.id, event.CATEGORY, event.time // 1000, event.process_guid]
     if isinstance(event, FlowEvent):
         parts += [event.protocol, event.destination_ip, event.destination_port]
-        if isinstance(event, (NetworkPayload, NetworkFlow, NetworkRelay)):
+        if isinstance(event, (NetworkPayload, NetworkFlow, NetworkRelay, ProcessStdio)):
             parts += [event.source_ip, event.source_port]
         if isinstance(event, NetworkRelay):
             parts += [event.relay_turns, event.relay_exchanges]

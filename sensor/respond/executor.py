@@ -11,11 +11,12 @@ import os
 import select
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
 
-from sensor.events import AnyEvent, DeviceOpen, FlowEvent
+from sensor.events import AnyEvent, DeviceOpen, FlowEvent, ProcessCreation
 from sensor.respond import process
 from sensor.respond.act import BOUND_S, POLL_S, Act, FreezeCgroups, KillCgroups, KillProcess, survived
 from sensor.respond.cgroupfs import Cgroup, CgroupRoot
@@ -23,6 +24,8 @@ from sensor.respond.guards import Guards
 from sensor.respond.plan import Plan, Planner, Target
 from sensor.verdict import Action, Mode, Outcome, OutcomeName, Scope, Verdict
 
+Intend = Callable[[Verdict, Outcome], None]
+"""Told what is about to be done, before any of it is; must neither raise nor wait."""
 INLINE_S = 0.02
 """How long `begin` waits for the effect itself; most cgroups are dead after 2 to 6 ms."""
 _RETRY_S = 0.01
@@ -88,7 +91,14 @@ class Executor:
     """Carries out what verdicts ask for."""
 
     def __init__(
-        self, root: CgroupRoot, planner: Planner, guards: Guards, mode: Mode, kills_per_minute: int = 30
+        self,
+        root: CgroupRoot,
+        planner: Planner,
+        guards: Guards,
+        mode: Mode,
+        kills_per_minute: int = 30,
+        *,
+        intend: Intend | None = None,
     ) -> None:
         self.mode = mode
         self.counts: Counter[str] = Counter()
@@ -96,6 +106,7 @@ class Executor:
         self._root = root
         self._planner = planner
         self._guards = guards
+        self._intend = intend
         self._kills: deque[float] = deque(maxlen=kills_per_minute)
         self._jobs: dict[object, _Job] = {}
         self._waiting: list[tuple[Pending, _Job]] = []
@@ -127,11 +138,13 @@ class Executor:
         return self._act(verdict, plan, outcome)
 
     def _act(self, verdict: Verdict, plan: Plan, outcome: Outcome) -> Outcome | Pending:
+        if self._intend is not None:
+            self._intend(verdict, outcome)
         key = plan.cgroups or plan.process
         job = self._jobs.get(key)
         if job is None:
             try:
-                job = self._job(plan)
+                job = self._job(plan, _ended(verdict.event))
             except OSError as error:
                 reason = f"the target cannot be opened: {error.strerror}"
                 return self._counted(replace(outcome, outcome="failed", reason=reason))
@@ -179,7 +192,8 @@ class Executor:
         self._epoll.close()
         return done
 
-    def _job(self, plan: Plan) -> _Job:
+    def _job(self, plan: Plan, ended: int | None) -> _Job:
+        """`ended`: the process that the kernel side has ended already."""
         with contextlib.ExitStack() as held:
             cgroups = self._open(plan.cgroups, held)
             offender = process.open_process(plan.process) if plan.process else None
@@ -196,21 +210,21 @@ class Executor:
             limit = self._kills.maxlen
             reasons.append(f"{limit} kills within a minute reached: frozen instead, until thawed or killed")
         elif not alive:
-            reasons.append("nothing was left to kill")
+            reasons.append("the kernel ended it before it began" if ended else "nothing was left to kill")
         elif not cgroups and plan.cgroups:
             reasons.append("the cgroup is gone; only the process and its descendants")
         return _Job(
-            self._target(cgroups, offender, freeze),
+            self._target(cgroups, offender, freeze, ended),
             action="freeze" if freeze else plan.action,
             scope=plan.scope if cgroups else "process",
             reason="; ".join(filter(None, reasons)) or None,
         )
 
-    def _target(self, cgroups: list[Cgroup], offender: tuple[int, int] | None, freeze: bool) -> Act:
+    def _target(self, cgroups: list[Cgroup], offender: tuple[int, int] | None, freeze: bool, ended: int | None) -> Act:
         if not cgroups and offender is not None:
             return KillProcess(*offender, self._guards.spared(), freeze)
         if not freeze:
-            return KillCgroups(cgroups, offender[1] if offender else None)
+            return KillCgroups(cgroups, offender[1] if offender else None, ended)
         if offender is not None:
             os.close(offender[1])
         return FreezeCgroups(cgroups)
@@ -282,6 +296,11 @@ def _completed(verdict: Verdict, outcome: Outcome, job: _Job) -> Outcome:
 def _was_denied(event: AnyEvent) -> bool:
     """The kernel refused it. A denied program is no such thing: that its process is gone has to be verified."""
     return isinstance(event, FlowEvent | DeviceOpen) and bool(event.denied)
+
+
+def _ended(event: AnyEvent) -> int | None:
+    """The process that the kernel side ended before its first instruction."""
+    return event.process_id if isinstance(event, ProcessCreation) and event.denied else None
 
 
 def _would_be_denied(event: AnyEvent) -> bool:

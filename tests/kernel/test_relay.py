@@ -27,11 +27,11 @@ PORTS = itertools.count(4000)
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, state_dir: Path) -> Iterator[Lab]:
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     directory = tmp_path_factory.mktemp("relay")
     (directory / "sensor.yml").write_text("alert_window_s: 0\n")
     with throwaway_cgroup(f"hostbrake-test-{uuid.uuid4().hex[:12]}") as cgroup:
-        sensor = Sensor(directory, cgroup, f"--state-dir={state_dir}", f"--events={directory}/events.jsonl")
+        sensor = Sensor(directory, cgroup, f"--state-dir={directory}/state", f"--events={directory}/events.jsonl")
         try:
             sensor.wait_ready()
             lab = Lab(cgroup, directory, sensor)
