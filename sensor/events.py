@@ -191,7 +191,7 @@ class NetworkRelay(FlowEvent):
     """What comes in on one connection goes out on another at once, as much of it, and so does the answer.
 
     The destination is the far end of the outer connection, which this host opened to another; the process is the one
-    that holds it. Said at 1, 3, 10, 30 and 100
+    that holds it. Said at 1, 3, 10, 30 and 100 turns or exchanges.
     """
 
     CATEGORY: ClassVar[str] = "network_relay"
