@@ -3,9 +3,11 @@
  * every socket, however it was connected (kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb). Once a flow's first
  * words are known a packet costs one look-up and two additions. */
 #include "answers.bpf.h"
+#include "relay.bpf.h"
 
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
 #define TCP_FIN_WAIT1 4
 #define TCP_CLOSE 7
 #define TCP_CLOSE_WAIT 8
@@ -18,7 +20,6 @@
 #define DATAGRAMS 6          /* of each direction, to and from one remote address */
 #define CHUNK_BYTES 4096
 #define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
-#define BARE_BYTES 92          /* a packet no longer than this may be an acknowledgement alone */
 
 /* Raw and ping sockets that a process made. The kernel's own, which answer ICMP, pass no sock_create hook. */
 struct {
@@ -50,6 +51,28 @@ static __always_inline void report_unless_known(const struct flow *flow)
 	send(scratch, URGENT);
 }
 
+/* Whether somebody else opened a connection that is older than we are: then a listener has its port. */
+static __always_inline bool was_accepted(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct bpf_sock_tuple tuple = {};
+	__u32 size = sizeof(tuple.ipv4);
+	struct bpf_sock *sock;
+
+	if (skb->protocol == bpf_htons(0x0800)) {
+		bpf_skb_load_bytes(skb, 12, &tuple.ipv4.daddr, 4);
+		tuple.ipv4.dport = bpf_htons(packet->local_port);
+	} else {
+		size = sizeof(tuple.ipv6);
+		bpf_skb_load_bytes(skb, 8, tuple.ipv6.daddr, 16);
+		tuple.ipv6.dport = bpf_htons(packet->local_port);
+	}
+	sock = bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0); /* from nobody: finds a listener alone */
+	if (!sock)
+		return false;
+	bpf_sk_release(sock);
+	return true;
+}
+
 /* The first packet of a connection or datagram leaves while its sender runs; so current is the one. A connection
  * that is older than we are, or that somebody else opened, is only counted. */
 static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, const struct packet *packet)
@@ -58,13 +81,14 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 	bool begins = packet->protocol != IPPROTO_TCP || (packet->syn && !packet->ack);
 
 	fill_ends(skb, &flow->ends, packet, OUTBOUND);
-	flow->began = bpf_ktime_get_boot_ns();
+	if (!flow->began)
+		flow->began = bpf_ktime_get_boot_ns();
 	flow->reported = bpf_ktime_get_coarse_ns();
 	flow->said = flow->reported;
 	flow->cgroup_id = bpf_skb_cgroup_id(skb);
 	if (!begins) {
 		flow->silent = 3;
-		flow->accepted = 1;
+		flow->accepted = flow->accepted || was_accepted(skb, packet);
 	}
 	if (!task->mm || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
 		return;
@@ -149,21 +173,17 @@ static __always_inline void look_stream(struct __sk_buff *skb, struct flow *flow
 }
 
 /* Remember who spoke to whom without having been asked: see fill_prompt. */
-static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enum direction way)
+static __always_inline void listen(struct flow *flow, enum direction way, __u64 now)
 {
 	struct heard_key key = {.start = flow->start, .who = flow->tgid};
-	__u64 now = bpf_ktime_get_coarse_ns();
-	struct packet packet = {};
 	struct heard heard = {};
 
-	if (way == INBOUND && now - flow->said < ANSWER_NS)
-		return;
-	if (skb->len <= BARE_BYTES && (!parse(skb, way, &packet) || !packet.length))
-		return;
 	if (way == OUTBOUND) {
 		flow->said = now;
 		return;
 	}
+	if (now - flow->said < ANSWER_NS)
+		return;
 	heard.time = bpf_ktime_get_boot_ns();
 	heard.port = flow->ends.remote_port;
 	heard.family = flow->ends.family;
@@ -174,13 +194,25 @@ static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enu
 	bpf_map_update_elem(&unasked, &key, &heard, BPF_ANY);
 }
 
-static __always_inline bool is_loopback(const struct flow_ends *ends)
+/* What a connection carries, where it may be an end of a relay. */
+static __always_inline void follow(struct __sk_buff *skb, struct flow *flow, enum direction way)
 {
-	const __u32 *remote = (const __u32 *)ends->remote;
+	struct packet packet = {};
+	__u64 now;
 
-	if (ends->family == AF_INET)
-		return ends->remote[0] == 127;
-	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);
+	if (!flow->relay_flags && (++flow->seen & 15) == 4)
+		watch(flow, bpf_ktime_get_coarse_ns(), false);
+	if (!(flow->relay_flags & (RELAY_OUTER | RELAY_INNER)))
+		return;
+	if (!parse(skb, way, &packet) || !packet.length)
+		return;
+	now = bpf_ktime_get_coarse_ns();
+	if (flow->relay_flags & RELAY_OUTER) {
+		listen(flow, way, now);
+		follow_outer(skb, flow, &packet, way, now);
+	}
+	if (flow->relay_flags & RELAY_INNER)
+		follow_inner(skb, flow, &packet, way, now);
 }
 
 static __always_inline struct flow *new_datagrams(struct __sk_buff *skb, const struct datagram_key *key,
@@ -244,15 +276,17 @@ static __always_inline void add_past(struct flow *flow, const struct bpf_tcp_soc
 		tcp->bytes_acked + (tcp->snd_nxt - tcp->snd_una) + (tcp->segs_out - current) * headers;
 }
 
-static __always_inline struct flow *new_stream(struct __sk_buff *skb, struct bpf_sock *sock, enum direction way)
+/* `flow`: what on_state has noted of it, if anything. */
+static __always_inline struct flow *new_stream(struct __sk_buff *skb, struct bpf_sock *sock, struct flow *flow,
+                                               enum direction way)
 {
+	bool is_noted = flow != NULL;
 	struct bpf_tcp_sock *tcp = NULL;
 	struct packet packet = {};
-	struct flow *flow;
 
 	if (way == INBOUND)
 		return NULL;
-	if (sock->state != TCP_SYN_SENT) {
+	if (sock->state != TCP_SYN_SENT && !is_noted) {
 		if (sock->state != TCP_ESTABLISHED && sock->state != TCP_CLOSE_WAIT)
 			return NULL; /* a listener, or told already */
 		tcp = bpf_tcp_sock(sock);
@@ -265,8 +299,18 @@ static __always_inline struct flow *new_stream(struct __sk_buff *skb, struct bpf
 	if (!flow)
 		return NULL;
 	begin(skb, flow, &packet);
-	if (tcp)
+	if (tcp) {
 		add_past(flow, tcp, skb->gso_segs ? skb->gso_segs : 1);
+		/* When it was accepted its cgroup held no connection to another host, or on_state had noted it. */
+		if (flow->accepted && tcp->segs_in + tcp->segs_out < SHORT_SURELY)
+			flow->relay_flags = RELAY_NONE;
+	}
+	if (!flow->accepted && !is_own(&flow->ends))
+		flow->relay_flags = RELAY_OUTER;
+	if (!(flow->relay_flags & RELAY_NONE))
+		watch(flow, flow->reported, !flow->accepted);
+	if (flow->relay_flags & RELAY_OUTER)
+		hold(flow, 0);
 	return flow;
 }
 
@@ -286,14 +330,13 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		return ALLOW;
 	}
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
-	if (!flow) {
-		flow = new_stream(skb, sock, way);
+	if (!flow || !flow->ends.cookie) {
+		flow = new_stream(skb, sock, flow, way);
 		if (!flow)
 			return ALLOW;
 	}
 	add(flow, skb, way);
-	if (!is_loopback(&flow->ends))
-		listen(skb, flow, way);
+	follow(skb, flow, way);
 	if (!(flow->silent & 1 << way))
 		look_stream(skb, flow, way);
 	return ALLOW;
@@ -411,9 +454,19 @@ int BPF_PROG(on_state, struct sock *sock, int before, int after)
 {
 	struct flow *flow;
 
+	/* Where it may be an end of a relay it matters when it was accepted. */
+	if (before == TCP_SYN_RECV && after == TCP_ESTABLISHED && may_relay(sock->sk_cgrp_data.cgroup->kn->id)) {
+		flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (flow) {
+			flow->accepted = true;
+			flow->began = bpf_ktime_get_boot_ns();
+		}
+	}
 	if (after != TCP_CLOSE && after != TCP_FIN_WAIT1 && after != TCP_LAST_ACK)
 		return 0;
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
+	if (flow && !flow->ends.cookie)
+		flow = NULL; /* it was accepted and has sent nothing yet */
 	if (flow && after == TCP_CLOSE)
 		settle(flow, before == TCP_SYN_SENT ? CLOSED_REFUSED : CLOSED);
 	if (!flow && (before == TCP_ESTABLISHED || before == TCP_CLOSE_WAIT) && sock->sk_protocol == IPPROTO_TCP)
