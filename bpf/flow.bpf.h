@@ -32,6 +32,8 @@ struct flow {
 	__u32 records[2];
 	__u32 silent;   /* nothing more to hand up: one bit for each direction */
 	__u32 accepted; /* somebody else opened it */
+	__u32 denied;   /* none of it leaves */
+	__u32 reserved;
 };
 
 struct {
