@@ -36,6 +36,8 @@ struct flow {
 	__u8 patience;    /* packets until it is none any more, unless it relays */
 	__u8 relay_flags; /* enum relay_flags */
 	__u64 outer;      /* cookie of the connection whose inner end it may be */
+	__u32 denied;     /* none of it leaves */
+	__u32 reserved;
 };
 
 struct {

@@ -13,6 +13,7 @@
 #define TCP_CLOSE_WAIT 8
 #define TCP_LAST_ACK 9
 #define SHUTDOWN_BOTH 3 /* SHUTDOWN_MASK in include/net/sock.h */
+#define DENY 0
 #define ALLOW 1
 
 #define STREAM_BYTES 4096    /* of each direction are handed up */
@@ -30,7 +31,7 @@ struct {
 } made_raw SEC(".maps");
 
 /* What no hook saw connect (fast open, raw and ICMP sockets, MPTCP's own subflows) its first packet reports. */
-static __always_inline void report_unless_known(const struct flow *flow)
+static __always_inline void report_unless_known(const struct flow *flow, const struct judgement *judged)
 {
 	const struct flow_ends *ends = &flow->ends;
 	struct repeat_key key = {.kind = EVENT_CONNECT, .port = ends->remote_port};
@@ -38,7 +39,7 @@ static __always_inline void report_unless_known(const struct flow *flow)
 	struct scratch *scratch;
 
 	fill_key(&key);
-	key.more = ends->protocol << 8 | ends->family;
+	key.more = connect_more(ends->protocol, ends->family, judged);
 	__builtin_memcpy(key.what, ends->remote, sizeof(key.what));
 	if (bpf_map_lookup_elem(&repeats, &key))
 		return;
@@ -46,6 +47,7 @@ static __always_inline void report_unless_known(const struct flow *flow)
 	scratch = begin_connect(&key, 0);
 	if (!scratch)
 		return;
+	fill_judgement(&scratch->origin, judged);
 	__builtin_memcpy(scratch->connect.source, ends->local, sizeof(ends->local));
 	scratch->connect.source_port = ends->local_port;
 	send(scratch, URGENT);
@@ -79,6 +81,7 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	bool begins = packet->protocol != IPPROTO_TCP || (packet->syn && !packet->ack);
+	struct judgement judged;
 
 	fill_ends(skb, &flow->ends, packet, OUTBOUND);
 	if (!flow->began)
@@ -95,8 +98,12 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 	flow->start = task->group_leader->start_boottime;
 	flow->tgid = task->tgid;
 	flow->uid = bpf_get_current_uid_gid();
-	if (begins)
-		report_unless_known(flow);
+	if (!begins)
+		return;
+	judged = judge_egress(flow->cgroup_id, flow->tgid, (__u32 *)flow->ends.remote, flow->ends.family,
+	                      flow->ends.remote_port);
+	flow->denied = judged.denied;
+	report_unless_known(flow, &judged);
 }
 
 /* A process may begin this many flows a second to one end with the same word and have each looked at: a busy client
@@ -227,14 +234,14 @@ static __always_inline struct flow *new_datagrams(struct __sk_buff *skb, const s
 	return bpf_map_lookup_elem(&datagrams, key);
 }
 
-static __always_inline void look_datagram(struct __sk_buff *skb, enum direction way)
+static __always_inline int look_datagram(struct __sk_buff *skb, enum direction way)
 {
 	struct datagram_key key = {};
 	struct packet packet = {};
 	struct flow *flow;
 
 	if (!parse(skb, way, &packet))
-		return;
+		return ALLOW;
 	key.cookie = bpf_get_socket_cookie(skb);
 	load_address(skb, way == OUTBOUND ? 16 : 12, way == OUTBOUND ? 24 : 8, key.remote);
 	key.port = packet.remote_port;
@@ -242,19 +249,22 @@ static __always_inline void look_datagram(struct __sk_buff *skb, enum direction 
 	flow = bpf_map_lookup_elem(&datagrams, &key);
 	if (!flow) {
 		if (way == INBOUND)
-			return; /* somebody else began to talk to us */
+			return ALLOW; /* somebody else began to talk to us */
 		flow = new_datagrams(skb, &key, &packet);
 		if (!flow)
-			return;
+			return ALLOW;
 	}
+	if (flow->denied)
+		return DENY;
 	if (way == INBOUND && packet.remote_port == DNS_PORT)
 		heed_answer(skb, flow, packet.payload);
 	flow->said = bpf_ktime_get_coarse_ns();
 	add(flow, skb, way);
 	if (flow->records[way] >= DATAGRAMS && packet.remote_port != DNS_PORT)
-		return;
+		return ALLOW;
 	flow->records[way]++;
 	hand_up(skb, flow, &packet, way, 0);
+	return ALLOW;
 }
 
 /* What we did not see opened is watched once it is no short exchange: of those there are most, and the kernel's own
@@ -326,7 +336,7 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		return ALLOW;
 	if (sock->protocol != IPPROTO_TCP) {
 		if (sock->protocol == IPPROTO_UDP || bpf_sk_storage_get(&made_raw, sock, NULL, 0))
-			look_datagram(skb, way);
+			return look_datagram(skb, way);
 		return ALLOW;
 	}
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
@@ -335,11 +345,34 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		if (!flow)
 			return ALLOW;
 	}
+	if (flow->denied)
+		return DENY;
 	add(flow, skb, way);
 	follow(skb, flow, way);
 	if (!(flow->silent & 1 << way))
 		look_stream(skb, flow, way);
 	return ALLOW;
+}
+
+/* Whether the packet's cgroup is cut off and may not send it: what was open before is, too. */
+static __always_inline bool is_cut_off(struct __sk_buff *skb)
+{
+	const struct brakes *set = the_brakes();
+	struct flow_ends ends = {};
+	struct packet packet = {};
+	struct policy *policy;
+	__u64 cgroup_id;
+
+	if (!set || !set->isolated)
+		return false;
+	cgroup_id = bpf_skb_cgroup_id(skb);
+	policy = bpf_map_lookup_elem(&policies, &cgroup_id);
+	if (!policy || !(policy->state & STATE_ISOLATED))
+		return false;
+	if (!parse(skb, OUTBOUND, &packet))
+		return true;
+	fill_ends(skb, &ends, &packet, OUTBOUND);
+	return !may_reach(ISOLATION, (__u32 *)ends.remote, ends.family, ends.remote_port);
 }
 
 SEC("cgroup/sock_create")
@@ -384,6 +417,8 @@ int on_release(struct bpf_sock *sock)
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
+	if (is_cut_off(skb))
+		return DENY;
 	return look(skb, OUTBOUND);
 }
 
