@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from sensor.agents_file import DEFAULT_AGENTS_DIR
+from sensor.duration import seconds
 from sensor.faults import Fault, FaultsError
 from sensor.structure import convert
 from sensor.verdict import Mode
@@ -103,6 +104,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Globs of cgroup paths or unit names that are never killed as a whole, besides the built-in list."""
     kills_per_minute: Annotated[int, _positive] = 30
     """Past this many automatic kills in a minute the sensor freezes instead."""
+    approve_within: Annotated[str, seconds] = "15m"
+    """How long a frozen workload waits for an answer, after which it is denied; an agent's file may say otherwise."""
     alert_window_s: Annotated[int, _window] = 60
     """For so many seconds after an alert equal ones are counted, and then written as one; 0: each is written."""
 

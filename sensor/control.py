@@ -114,7 +114,7 @@ class ControlServer:
         Raises ControlError where another sensor listens at `path` or the socket cannot be made.
         """
         self._path = path
-        self._commands = commands
+        self._commands = dict(commands)
         self._operators = operators
         self._audit = audit
         self._user_of = user_of
@@ -138,6 +138,10 @@ class ControlServer:
         except OSError as error:  # a path that is too long has no strerror
             raise ControlError(f"the control socket {self._path} cannot be made: {error.strerror or error}") from None
         return listener
+
+    def add(self, commands: dict[str, Handler]) -> None:
+        """Answer these too from now on."""
+        self._commands |= commands
 
     def fileno(self) -> int:
         return self._listener.fileno()

@@ -21,8 +21,9 @@ from sensor.config import Config
 from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
+from sensor.context.workload import parse
 from sensor.control import ControlServer, group_id
-from sensor.desk import log_request
+from sensor.desk import Desk, log_request
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.fanout import FanOut
@@ -33,7 +34,11 @@ from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
 from sensor.node import NodeError, cgroup2_mount, host
 from sensor.pipeline import Pipeline
+from sensor.record.alerts import reason, sentence
 from sensor.record.sink import Sink
+from sensor.respond.approvals import Approvals, Words
+from sensor.respond.casebook import Casebook
+from sensor.respond.cases import STATE_FILE
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
@@ -98,17 +103,23 @@ class Daemon:
         self._mining = Mining()
         cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect, within=scope)
-        self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
+        planner = Planner(cgroups, guards)
+        self._executor = Executor(cgroups, planner, guards, config.mode, config.kills_per_minute)
+        self._book = Casebook(Path(config.state_dir) / STATE_FILE)
+        self._approvals = Approvals(self._executor, planner, cgroups, self._book, Words(reason, sentence))
+        self._approvals.use(self._context.agents.files(), config.approve_within)
+        self._desk = Desk(self._approvals, self._book, self._agent_at)
+        self._control.add(self._desk.commands())
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
         self._pipeline = Pipeline(
             context=self._context,
             matcher=Matcher(self._rules.rules),
-            executor=self._executor,
+            executor=self._approvals,
             alerts=self._alerts,
             events=self._events,
             scope=scope,
             alert_window_s=config.alert_window_s,
-            watchers=(FanOut().match, self._profiles.match, self._mining.match),
+            watchers=(FanOut().match, self._profiles.match, self._mining.match, self._approvals.recent.note),
         )
         self._losses = Losses(
             {
@@ -119,6 +130,7 @@ class Daemon:
                 "correlation": self._pipeline.losses,
                 "profiles": self._profiles.losses,
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
+                "approvals": lambda: self._book.losses,
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
             }
@@ -131,9 +143,10 @@ class Daemon:
             wait_s = self._drain()
             if not self._stop:
                 self._announce()
+                self._approvals.resume()
             due = time.monotonic() + TICK_S
             while not self._stop:
-                if self._control.serve() or self._executor.timeout() is not None:
+                if self._control.serve() or self._approvals.timeout() is not None:
                     wait_s = min(wait_s, TURN_S)
                 for descriptor, _ in epoll.poll(wait_s):
                     handlers[descriptor]()
@@ -144,6 +157,7 @@ class Daemon:
                     due = time.monotonic() + TICK_S
                     # In a storm what is still in the ring is older than now.
                     self._pipeline.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME) if wait_s else None)
+                    self._approvals.tick()
                     self._tick()
             self._supervisor.stopping()
             self._pipeline.close()
@@ -155,7 +169,7 @@ class Daemon:
         handlers: dict[int, Callable[[], None]] = {
             self._backend.fileno(): lambda: None,  # every turn drains
             self._control.fileno(): self._control.accept,
-            self._executor.fileno(): self._pipeline.complete,
+            self._approvals.fileno(): self._pipeline.complete,
             self._wakeup.fileno(): lambda: None,
         }
         for descriptor in self._context.filenos():
@@ -231,6 +245,10 @@ class Daemon:
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
 
+    def _agent_at(self, path: str) -> str | None:
+        agent = self._context.agents.of_cgroup(path, parse(path))
+        return agent.agent if agent else None
+
     def _user_of(self, uid: int) -> str | None:
         return self._context.users.name(uid)
 
@@ -254,6 +272,7 @@ class Daemon:
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
+            "approvals": self._desk.summary(),
             "lost": self._losses.total,
             "not_available": self._missing(),
             "kernel": self._backend.counters(),

@@ -13,6 +13,7 @@ from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
 from sensor.record.noise import Noise
 from sensor.record.sink import Sink
+from sensor.respond.approvals import Approvals
 from sensor.respond.executor import Executor, Pending
 from sensor.verdict import Outcome, Verdict
 
@@ -29,7 +30,7 @@ class Pipeline:
         self,
         *,
         matcher: Matcher,
-        executor: Executor,
+        executor: Executor | Approvals,
         alerts: Sink,
         events: Sink | None = None,
         context: Context | None = None,

@@ -44,12 +44,13 @@ def load_everything(path: str | Path | None, overrides: Mapping[str, Any], cache
     except ControlError as error:
         faults.append(Fault(str(path or DEFAULT_CONFIG), 0, f"operators: {error}"))
     try:
-        agents = load_agents(config.agents)
-    except FaultsError as error:
-        faults += error.faults
-    try:
         cache = Path(config.state_dir) / RULES_CACHE if cache_rules else None
         rules = load_rules(config.rules, cache=cache)
+    except FaultsError as error:
+        faults += error.faults
+    kinds = None if rules is None else {kind for rule in rules for kind in rule.info.kinds}
+    try:
+        agents = load_agents(config.agents, kinds)
     except FaultsError as error:
         faults += error.faults
     if faults or rules is None:
