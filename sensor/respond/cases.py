@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from sensor.duration import LONGEST_S
 from sensor.events import RecordError, from_record
 from sensor.node import boot_id
 from sensor.verdict import RuleInfo
@@ -127,11 +128,18 @@ def read(path: Path) -> State:
         state = msgspec.json.decode(content, type=State)
         for case in state.cases:
             from_record(case.event)
-    except (msgspec.DecodeError, RecursionError, RecordError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, RecordError) as error:
         raise DamagedError(str(error)) from None
     if not all(case.cgroups for case in state.cases) or len({case.id for case in state.cases}) != len(state.cases):
         raise DamagedError("a case without a cgroup, or two of one name")
+    latest = now() + LONGEST_S * 1_000_000_000
+    if state.boot == boot_id() and any(until > latest for until in _ends(state)):
+        raise DamagedError("a time beyond all bounds")
     return state
+
+
+def _ends(state: State) -> list[int]:
+    return [case.deadline for case in state.cases] + [grant.until for grant in state.grants]
 
 
 def write(path: Path, content: bytes) -> None:
