@@ -110,7 +110,7 @@ def _show(answer: dict[str, Any], asked: bool) -> None:
         console.print("monitor mode: what is overdue is not denied by itself", style="yellow")
     for grant in answer["grants"]:
         says = (
-            f"{grant['for']} may: {grant['rule']['name']}, for another {in_words(grant['left_s'])} (by {grant['by']})"
+            f"{grant['for']} may: {grant['rule']['name']}, for another {in_words(grant['left_s'])}, says {grant['by']}"
         )
         console.print(Text(printable(f"approved: {says}")))
     for path in answer.get("frozen", ()):
@@ -133,7 +133,7 @@ def _panel(case: dict[str, Any]) -> Panel:
         facts.add_row("frozen", Text("not yet, or not all of it", style="bold red"))
     parts: list[RenderableType] = [facts, _tree(case["processes"])]
     if case["recent"]:
-        before = Table(box=None, show_header=False, pad_edge=False, padding=(0, 0, 0, 2))
+        before = Table(box=None, show_header=False, padding=(0, 0, 0, 2))
         for line in case["recent"]:
             before.add_row(_line(line))
         parts += [Text("before", style="bold"), before]

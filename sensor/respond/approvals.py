@@ -275,7 +275,9 @@ class Approvals:
             return
         held = {ref for other in self._book.pending for ref in other.cgroups}
         free = [ref for ref in case.cgroups if ref not in held]
-        if len(free) < len(case.cgroups):
+        if any(
+            ref.path == other.path or ref.path.startswith(other.path + "/") for ref in case.cgroups for other in held
+        ):
             reason += "; frozen until every case of it is answered"
         if free:
             self._begin(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import shutil
 import signal
@@ -74,15 +75,16 @@ class Stage:
         (directory / "agents.d/rome.yml").write_text(AGENT.format(path=path_of(cgroup)))
         self.works: dict[str, Path] = {}
 
-    def start(self, within: str = "15m", mode: str = "enforce") -> Sensor:
-        (self.directory / "sensor.yml").write_text(f"alert_window_s: 0\napprove_within: {within}\n")
+    def start(self, within: str = "15m", mode: str = "enforce", operators: str = "root") -> Sensor:
+        settings = f"alert_window_s: 0\napprove_within: {within}\noperators: {operators}\n"
+        (self.directory / "sensor.yml").write_text(settings)
         options = (f"--mode={mode}", f"--state-dir={self.state}", f"--rules={self.directory}/rules")
         self.sensor = self.launch(*options)
         return self.sensor
 
-    def work(self, name: str = "job") -> Path:
+    def work(self, name: str = "job", place: str | None = None) -> Path:
         """A workload's cgroup, once it makes progress."""
-        work = self.cgroup / name
+        work = self.cgroup / (place or name)
         work.mkdir()
         counter, wants = self.directory / f"{name}.count", self.directory / f"{name}.wants"
         wants.touch()
@@ -371,6 +373,55 @@ def test_an_agent_does_not_answer_for_itself(stage: Stage) -> None:
     assert not stage.progress()
     (line,) = [line for line in logged(stage.sensor, "control request") if line["verdict"] == "refused"]
     assert (line["command"], line["arguments"]["id"]) == ("approve", case["id"])
+
+
+def test_a_cgroup_inside_a_frozen_one_waits_for_both_answers(stage: Stage) -> None:
+    stage.start()
+    outer = stage.work()
+    inner = stage.work("inner", "job/inner")
+    first = stage.asked("billing", "inner")
+    second = stage.asked("billing", already=1)
+    assert first["cgroups"][0]["path"] == path_of(inner) and second["cgroups"][0]["path"] == path_of(outer)
+    done = stage.hostbrake("approve", first["id"])
+    assert done.returncode == 0 and "frozen until every case of it is answered" in done.stdout
+    assert frozen(inner) and not stage.progress("inner")
+    assert stage.hostbrake("approve", second["id"]).returncode == 0
+    assert stage.progress("inner") and stage.progress()
+
+
+def test_a_member_of_the_operators_answers_and_others_do_not(stage: Stage) -> None:
+    stage.start(operators="users")
+    stage.work()
+    case = stage.asked("billing")
+    user = (
+        "--reuid=65534",
+        "--regid=65534",
+        "--bounding-set=-all,+dac_read_search",
+        "--inh-caps=-all,+dac_read_search",
+    )
+    last = ("--ambient-caps=+dac_read_search", "--no-new-privs")
+    approve = ("approve", case["id"], "--control-socket", stage.sensor.socket)
+    stage.sensor.socket.chmod(0o666)
+    done = hostbrake(*approve, before=("setpriv", *user, "--clear-groups", *last))
+    assert done.returncode == 1 and "only root and its operators may" in done.stderr and not stage.progress()
+    stage.sensor.socket.chmod(0o660)
+    done = hostbrake(*approve, before=("setpriv", *user, f"--groups={grp.getgrnam('users').gr_gid}", *last))
+    assert (done.returncode, done.stderr) == (0, "") and stage.progress()
+    (alert,) = wait_for(lambda: stage.alerts("done"), "recorded")
+    assert alert["response"]["reason"].endswith("(uid 65534)")
+
+
+def test_the_shipped_rules_have_kinds(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
+    """A connection to the metadata service; from a network namespace of its own, so that nothing leaves."""
+    (tmp_path / "agents.d").mkdir()
+    agent = AGENT.format(path=path_of(cgroup)).replace("billing, launching", "metadata")
+    (tmp_path / "agents.d/rome.yml").write_text(agent)
+    sensor = launch("--mode=enforce", f"--state-dir={tmp_path}/state")
+    (cgroup / "job").mkdir()
+    code = "import socket, time\ns = socket.socket()\ns.connect_ex(('169.254.169.254', 80))\ntime.sleep(600)"
+    start_in(cgroup / "job", ["/usr/bin/unshare", "-n", sys.executable, "-S", "-c", code])
+    (alert,) = wait_for(lambda: [a for a in alerts_of(sensor.alerts) if a["response"]["outcome"] == "pending"], "asked")
+    assert alert["rule"]["name"] == "Connection to the cloud's metadata service" and frozen(cgroup / "job")
 
 
 def test_an_unknown_kind_is_a_fault_with_its_place(stage: Stage) -> None:
