@@ -147,10 +147,14 @@ def write(path: Path, content: bytes) -> None:
 
     There is no fsync: what is kept has to outlive the sensor, not the boot.
     """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")
-    temporary.unlink(missing_ok=True)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(temporary, flags, 0o600)
+    except OSError:  # no directory yet, or left from before; a workload runs on until this is written
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, flags, 0o600)
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
