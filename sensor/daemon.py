@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ipaddress
 import os
 import select
 import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,22 @@ from sensor.context.enrich import Context
 from sensor.context.workload import parse
 from sensor.control import ControlServer, group_id
 from sensor.desk import Desk, log_request
+from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.fanout import FanOut
 from sensor.match.ir import RuleSet
+from sensor.match.limits import LimitWatch, compile_limits
 from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
-from sensor.node import NodeError, cgroup2_mount, host
+from sensor.node import NodeError, cgroup2_mount, host, resolvers
 from sensor.pipeline import Pipeline
 from sensor.record.alerts import reason, sentence
 from sensor.record.sink import Sink
 from sensor.respond.approvals import Approvals, Words
+from sensor.respond.brakes import Brakes
 from sensor.respond.casebook import Casebook
 from sensor.respond.cases import STATE_FILE
 from sensor.respond.cgroupfs import CgroupRoot
@@ -44,6 +48,7 @@ from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
 from sensor.respond.plan import Planner
 from sensor.supervisor import Supervisor
+from sensor.verdict import Verdict
 
 log = structlog.get_logger()
 
@@ -107,7 +112,6 @@ class Daemon:
         self._executor = Executor(cgroups, planner, guards, config.mode, config.kills_per_minute)
         self._book = Casebook(Path(config.state_dir) / STATE_FILE)
         self._approvals = Approvals(self._executor, planner, cgroups, self._book, Words(reason, sentence))
-        self._approvals.use(self._context.agents.files(), config.approve_within)
         self._desk = Desk(self._approvals, self._book, self._agent_at)
         self._control.add(self._desk.commands())
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
@@ -119,8 +123,22 @@ class Daemon:
             events=self._events,
             scope=scope,
             alert_window_s=config.alert_window_s,
-            watchers=(FanOut().match, self._profiles.match, self._mining.match, self._approvals.recent.note),
+            watchers=(
+                FanOut().match,
+                self._profiles.match,
+                self._mining.match,
+                self._limit_watch,
+                self._approvals.recent.note,
+            ),
         )
+        self._brakes = Brakes(
+            self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
+            mount,
+            config.mode,
+            scope,
+        )
+        self._context.follow(self._brakes)
+        self._use_agents()
         self._losses = Losses(
             {
                 "kernel": lambda: kernel_losses(self._backend.counters()),
@@ -129,12 +147,33 @@ class Daemon:
                 "context": self._context.losses,
                 "correlation": self._pipeline.losses,
                 "profiles": self._profiles.losses,
+                "limits": lambda: self._brakes.failures,
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
                 "approvals": lambda: self._book.losses,
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
             }
         )
+
+    def _limit_watch(self, event: AnyEvent) -> Sequence[Verdict]:
+        return self._limits.match(event)
+
+    def _use_agents(self) -> None:
+        files = self._context.agents.files()
+        self._approvals.use(files, self._config.approve_within)
+        self._limits = LimitWatch(files)
+        self._brakes.trust(self._resolvers())
+        limits = {agent.agent: compile_limits(agent) for agent in files}
+        self._brakes.use(limits, self._context.cgroups.items(), self._context.agent_of)
+
+    def _resolvers(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+        found = []
+        for text in resolvers() if self._config.resolvers is None else self._config.resolvers:
+            try:
+                found.append(ipaddress.ip_address(text))
+            except ValueError:
+                log.warning("no address of a DNS server", nameserver=text)
+        return found
 
     def run(self) -> None:
         """Watch until SIGTERM, SIGINT or SIGHUP."""

@@ -66,6 +66,10 @@ class ProcessCreation(Event):
     """Standard input, output or error is a socket."""
     stdio_socket_family: str | None = None
     """That socket's address family: inet, inet6, unix, vsock …; a journal or an sshd child has unix."""
+    denied: bool | None = None
+    """It was ended before its first instruction, since its workload may not run it."""
+    would_deny: bool | None = None
+    """As `denied`, were its agent's limits enforced."""
     truncated: bool | None = None
     """Arguments or a path were longer than what the sensor keeps (4 KiB)."""
 
@@ -93,6 +97,9 @@ class FlowEvent(Event):
     source_ip: str | None = None
     source_port: int | None = None
     denied: bool | None = None
+    """Nothing of it left, since its workload may not go there."""
+    would_deny: bool | None = None
+    """As `denied`, were its agent's limits enforced."""
 
 
 class NetworkConnection(FlowEvent):
@@ -204,6 +211,18 @@ class DeviceOpen(Event):
     access: str | None = None
     """read, write or readwrite."""
     denied: bool | None = None
+    """The driver never heard of it, since its workload may not open it."""
+    would_deny: bool | None = None
+    """As `denied`, were its agent's limits enforced."""
+
+
+class CgroupMigration(Event):
+    """A process was moved out of its agent's cgroups, into `CgroupPath`. Its agent's limits go with it."""
+
+    CATEGORY: ClassVar[str] = "cgroup_migration"
+
+    left_agent: bool | None = None
+    """Where it is now is not the cgroup of the agent that it belongs to."""
 
 
 class CpuRounding(Event):
@@ -227,7 +246,14 @@ class CpuRounding(Event):
 
 
 AnyEvent: TypeAlias = (
-    ProcessCreation | NetworkConnection | NetworkPayload | NetworkFlow | DnsQuery | DeviceOpen | CpuRounding
+    ProcessCreation
+    | NetworkConnection
+    | NetworkPayload
+    | NetworkFlow
+    | DnsQuery
+    | DeviceOpen
+    | CpuRounding
+    | CgroupMigration
 )
 
 

@@ -189,9 +189,13 @@ class Approvals:
             self._book.save()
 
     def _question(self, verdict: Verdict) -> Verdict | None:
-        """The verdict as a question to the owner; None where none is to be asked."""
+        """The verdict as a question to the owner; None where none is to be asked.
+
+        What the kernel denied needs no approval, and none would help.
+        """
         rule, asks = verdict.rule, self._asks.get(verdict.event.agent or "")
-        if asks is not None and not asks.kinds.isdisjoint(rule.kinds):
+        denied = getattr(verdict.event, "denied", None)
+        if asks is not None and not denied and not asks.kinds.isdisjoint(rule.kinds):
             scope = "cgroup" if rule.scope == "process" else rule.scope
             return replace(verdict, rule=replace(rule, action="freeze", scope=scope))
         return verdict if rule.action == "freeze" else None

@@ -16,7 +16,7 @@ from collections import Counter, deque
 import msgspec
 from msgspec.structs import replace
 
-from sensor.events import AnyEvent
+from sensor.events import AnyEvent, DeviceOpen, FlowEvent
 from sensor.respond import process
 from sensor.respond.act import BOUND_S, POLL_S, Act, FreezeCgroups, KillCgroups, KillProcess, ThawCgroups, survived
 from sensor.respond.cgroupfs import Cgroup, CgroupRoot
@@ -105,6 +105,10 @@ class Executor:
     def begin(self, verdict: Verdict) -> Outcome | Pending:
         """Do what `verdict` asks for, or say why not. Raises nothing for what the kernel or a process does."""
         detect_ms = _since(verdict.event, _now())
+        if verdict.rule.action == "deny" and _was_denied(verdict.event):
+            return self._counted(_denied(self.mode, detect_ms))
+        if verdict.rule.action == "deny" and _would_be_denied(verdict.event):
+            return self._counted(replace(_denied(self.mode, detect_ms), outcome="would", respond_ms=None))
         plan = self._planner.plan(verdict)
         outcome = Outcome(
             mode=self.mode,
@@ -295,6 +299,22 @@ def _completed(verdict: Verdict, outcome: Outcome, job: _Job) -> Outcome:
         reason=result.reason,
         processes=result.processes,
         respond_ms=_since(verdict.event, result.at) if result.name == "done" else None,
+    )
+
+
+def _was_denied(event: AnyEvent) -> bool:
+    """The kernel refused it. A denied program is no such thing: that its process is gone has to be verified."""
+    return isinstance(event, FlowEvent | DeviceOpen) and bool(event.denied)
+
+
+def _would_be_denied(event: AnyEvent) -> bool:
+    return isinstance(event, FlowEvent | DeviceOpen) and bool(event.would_deny)
+
+
+def _denied(mode: Mode, detect_ms: float | None) -> Outcome:
+    """Nothing had left when the kernel told of it."""
+    return Outcome(
+        mode=mode, action="deny", outcome="done", scope="process", processes=0, detect_ms=detect_ms, respond_ms=0.0
     )
 
 
