@@ -30,6 +30,10 @@ class ControlError(Exception):
     """The sensor cannot be asked, or refuses; the message is one sentence."""
 
 
+class NoSensorError(ControlError):
+    """Nobody listens."""
+
+
 class Peer(NamedTuple):
     """Who asks."""
 
@@ -278,7 +282,7 @@ def ask(path: Path, command: str, **arguments: Any) -> dict[str, Any]:
                 reply += chunk
         answer = orjson.loads(bytes(reply))
     except (FileNotFoundError, ConnectionRefusedError):
-        raise ControlError(f"no sensor runs: nobody listens at {path}") from None
+        raise NoSensorError(f"no sensor runs: nobody listens at {path}") from None
     except PermissionError:
         raise ControlError(f"not allowed to ask the sensor at {path}; run as root or one of its operators") from None
     except OSError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 from msgspec.structs import replace
@@ -29,6 +29,8 @@ log = structlog.get_logger()
 
 CLOSED_LIMIT = 256
 """How many cases are remembered after their end, for whoever asks what became of one."""
+LOOSENED_LIMIT = 3
+"""How often a workload that others thawed is frozen again; after that it is denied."""
 
 
 class Asks(NamedTuple):
@@ -174,16 +176,19 @@ class Approvals:
             if case.decision is not None:
                 self._carry_out(case)
             elif not case.held and self.mode == "enforce":
-                plan = Plan(action="freeze", scope="cgroup", cgroups=_targets(case.cgroups), decided=True)
-                self._begin(case, plan)
+                self._begin(case, _freeze(case, None))
 
     def tick(self) -> None:
         """Close what there is nothing more to ask about, deny what waited too long. Every few seconds."""
         for case in self._book.pending:
-            ended = self._ended(case) if case.held else None
-            if ended is not None:
-                self._end(case, ended)
-            elif now() >= case.deadline and self.mode == "enforce":
+            state = self._state(case)
+            if state == "gone":
+                self._end(case, "nothing of it is left")
+            elif self.mode == "monitor":
+                continue
+            elif state == "loose":
+                self._freeze_again(case)
+            elif now() >= case.deadline:
                 self._deny(case, f"nobody, there was no answer within {in_words(case.within_s)}")
         if self._book.forget_old_grants() or not self._book.is_written:
             self._book.save()
@@ -310,22 +315,32 @@ class Approvals:
                 break
         return outcome
 
-    def _ended(self, case: Case) -> str | None:
-        """Why there is nothing left to ask about, or None."""
+    def _state(self, case: Case) -> Literal["waits", "gone", "loose"]:
+        """Whether there is something left to ask about, and whether it is still told to freeze."""
         states = []
         for ref in case.cgroups:
             try:
                 cgroup = self._root.open(ref.path, ref.id)
             except OSError:
-                return None  # it cannot be told
+                return "waits"  # it cannot be told
             if cgroup is not None:
                 states.append((cgroup.is_held(), cgroup.is_populated()))
                 cgroup.close()
-        if any(held for held, _ in states):
-            return None
-        if not any(populated for _, populated in states):
-            return "nothing of it is left"
-        return "it was thawed by other means"
+        if not states:
+            return "gone"
+        if not case.held or all(held for held, _ in states):
+            return "waits"
+        return "loose" if any(populated and not held for held, populated in states) else "gone"
+
+    def _freeze_again(self, case: Case) -> None:
+        """Its user may own the cgroup and have a helper outside it: to thaw takes an operator."""
+        case.loosened += 1
+        reason = f"case {case.id} was thawed, and not by an answer"
+        log.warning(reason, cgroup=case.cgroups[0].path, times=case.loosened)
+        if case.loosened > LOOSENED_LIMIT:
+            self._deny(case, f"nobody, it was thawed {case.loosened} times and not by an answer")
+        else:
+            self._begin(case, _freeze(case, reason))
 
     def _end(self, case: Case, why: str) -> None:
         """With nothing done to the workload."""
@@ -353,6 +368,10 @@ def _verdict(case: Case) -> Verdict:
     event = from_record(case.event)
     event.time, event.boottime = time.time_ns(), now()
     return Verdict(rule=case.rule, event=event, detail=f"case {case.id}")
+
+
+def _freeze(case: Case, reason: str | None) -> Plan:
+    return Plan(action="freeze", scope="cgroup", cgroups=_targets(case.cgroups), reason=reason, decided=True)
 
 
 def _grant(case: Case, by: str, for_s: int) -> Grant:

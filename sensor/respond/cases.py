@@ -59,6 +59,8 @@ class Case(msgspec.Struct, kw_only=True):
     """The cgroups were told to freeze; until then a crash may have come between this record and the act."""
     repeats: int = 0
     """Further matches of the rule before the freeze took effect."""
+    loosened: int = 0
+    """How often others thawed it meanwhile."""
     decision: Decision | None = None
     by: str | None = None
     """Who decided, in words."""

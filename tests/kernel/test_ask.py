@@ -333,7 +333,7 @@ def test_state_that_cannot_be_written_keeps_it_frozen(stage: Stage) -> None:
     assert done.returncode == 0 and is_empty(work), "a denial needs no disk"
 
 
-def test_cases_of_what_is_gone_or_thawed_by_others_are_closed(stage: Stage) -> None:
+def test_cases_of_what_is_gone_or_thawed_by_force_are_closed(stage: Stage) -> None:
     stage.start()
     gone, thawed = stage.work("gone"), stage.work("thawed")
     stage.asked("billing", "gone")
@@ -345,11 +345,37 @@ def test_cases_of_what_is_gone_or_thawed_by_others_are_closed(stage: Stage) -> N
     done = hostbrake("thaw", "--cgroup", thawed, "--state-dir", stage.state)
     assert done.returncode == 1 and f"hostbrake approve {case['id']}, or thaw with --force" in done.stderr
     assert frozen(thawed)
-    assert hostbrake("thaw", "--cgroup", thawed, "--state-dir", stage.state, "--force").returncode == 0
-    assert stage.progress("thawed")
+    done = stage.hostbrake("thaw", "--cgroup", thawed, "--state-dir", stage.state, "--force")
+    assert done.returncode == 0 and stage.progress("thawed")
     wait_for(lambda: stage.cases() == [], "closed")
-    reasons = {alert["response"]["reason"] for alert in stage.alerts("none")}
-    assert reasons == {"nothing of it is left", "it was thawed by other means"}
+    assert {alert["response"]["reason"] for alert in stage.alerts("none")} == {"nothing of it is left"}
+    assert [alert["response"]["reason"] for alert in stage.alerts("done")] == ["approved by root (uid 0)"]
+
+
+def test_who_thaws_without_an_answer_has_it_frozen_again_and_in_the_end_killed(stage: Stage) -> None:
+    stage.start()
+    work = stage.work()
+    case = stage.asked("billing")
+    for times in range(1, 4):
+        (work / "cgroup.freeze").write_text("0")
+        expected = 1 + times
+        wait_for(lambda: len(stage.alerts("pending")) == expected, "told")  # noqa: B023 (waited for in this turn)
+        assert frozen(work) and [waiting["id"] for waiting in stage.cases()] == [case["id"]]
+        assert "was thawed, and not by an answer" in stage.alerts("pending")[-1]["response"]["reason"]
+    (work / "cgroup.freeze").write_text("0")
+    wait_for(lambda: is_empty(work), "denied")
+
+
+def test_thawed_by_force_while_no_sensor_runs(stage: Stage) -> None:
+    stage.start()
+    work = stage.work()
+    stage.asked("billing")
+    stage.die()
+    thaw = ("thaw", "--cgroup", work, "--state-dir", stage.state)
+    assert stage.hostbrake(*thaw).returncode == 1 and frozen(work)
+    assert stage.hostbrake(*thaw, "--force").returncode == 0 and stage.progress()
+    stage.start()
+    assert stage.cases() == [] and stage.progress()
 
 
 def test_monitor_mode_freezes_nothing(stage: Stage) -> None:

@@ -140,6 +140,7 @@ def test_what_waits_for_an_answer_is_thawed_with_force_alone(cgroup: Path, tmp_p
     state.write_bytes(msgspec.json.encode(State(cases=[case])))
     state.chmod(0o600)
     thaw = ("thaw", "--cgroup", cgroup, "--state-dir", tmp_path, "--config", "/dev/null")
+    thaw += ("--control-socket", tmp_path / "none.sock")
     done = hostbrake(*thaw)
     assert done.returncode == 1 and frozen(cgroup)
     assert done.stderr == (
