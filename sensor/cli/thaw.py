@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 @target_options
 @click.option("--force", is_flag=True, help="also what waits for an answer: it is approved, once")
 @click.option("--state-dir", type=PATH, help="where the sensor keeps its state, instead of the configured")
-@click.option("--control-socket", type=PATH, default=Path("/run/hostbrake/control.sock"), show_default=True)
+@click.option(
+    "--control-socket",
+    type=PATH,
+    default=Path("/run/hostbrake/control.sock"),
+    show_default=True,
+    help="where the sensor listens, for --force",
+)
 def thaw(
     *,
     agent: str | None,
