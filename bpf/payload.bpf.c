@@ -8,9 +8,9 @@
 #define TCP_CLOSE 7
 #define ALLOW 1
 
-#define STREAM_BYTES 4096   /* of each direction are handed up */
-#define STREAM_SEGMENTS 160 /* in at most so many records: a handshake sent byte by byte is still seen whole */
-#define DATAGRAMS 6         /* of each direction, to and from one remote address */
+#define STREAM_BYTES 4096    /* of each direction are handed up */
+#define STREAM_SEGMENTS 1024 /* in at most so many records: a handshake sent byte by byte is still seen whole */
+#define DATAGRAMS 6          /* of each direction, to and from one remote address */
 #define CHUNK_BYTES 4096
 #define DNS_PORT 53
 #define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */

@@ -28,6 +28,7 @@ from sensor.desk import Desk, log_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.losses import Losses, kernel_losses, loss_alert
+from sensor.match.early import denied_programs
 from sensor.match.fanout import FanOut
 from sensor.match.ir import RuleSet
 from sensor.match.limits import LimitWatch, compile_limits
@@ -162,6 +163,7 @@ class Daemon:
         files = self._context.agents.files()
         self._approvals.use(files, self._config.approve_within)
         self._limits = LimitWatch(files)
+        self._brakes.deny_everybody(denied_programs(self._rules.rules))
         self._brakes.trust(self._resolvers())
         limits = {agent.agent: compile_limits(agent) for agent in files}
         self._brakes.use(limits, self._context.cgroups.items(), self._context.agent_of)

@@ -151,7 +151,8 @@ class NetworkPayload(FlowEvent):
     """JA4, the fingerprint of the ClientHello: "t13d1516h2_8daaf6152771_b186095e22b6"."""
     http_method: str | None = None
     http_host: str | None = None
-    """The Host header or :authority, its port included where it has one."""
+    """The host of an absolute target, or else of the Host header or :authority (RFC 3986 section 3.2.2): lower case,
+    without port, brackets and user information."""
     http_path: str | None = None
     """The request target's first 256 bytes."""
     http_upgrade: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 from collections import Counter
@@ -14,7 +15,7 @@ import structlog
 from sensor import wire
 from sensor.kernel.libbpf import BpfError
 from sensor.kernel.policies import HostTree, Policies, ProgramTree, mapped
-from sensor.match.limits import Limits, Network
+from sensor.match.limits import Limits, Network, Programs
 from sensor.verdict import Mode
 
 log = structlog.get_logger()
@@ -44,6 +45,8 @@ class Brakes:
         self._numbers: dict[str, int] = {}
         self._limits: dict[str, Limits] = {}
         self._places: dict[int, str] = {}
+        self._isolated: dict[str, int] = {}
+        self._denied: frozenset[bytes] = frozenset()
         self._resolvers: frozenset[tuple[Network, int | None]] = frozenset()
 
     def name(self, number: int) -> str | None:
@@ -63,7 +66,7 @@ class Brakes:
                 self._numbers[name] = _FIRST_NUMBER + len(self._numbers)
         for name, limit in self._limits.items():
             self._allow(self._numbers[name], before.get(name), limit)
-        self._try("policies", self._policies.use, bool(self._limits), False)
+        self._announce()
         for name, number in self._numbers.items():
             flags = self._flags(self._limits[name]) if name in self._limits else 0
             self._try("limits", self._policies.limit, number, flags)
@@ -71,6 +74,20 @@ class Brakes:
             self._forget(self._numbers[name], limit, self._limits.get(name))
         for cgroup_id, path in cgroups:
             self.made(cgroup_id, path, agent_of(cgroup_id, path))
+
+    def deny_everybody(self, programs: Programs) -> None:
+        """From now on no process in scope begins one of these programs; in monitor mode, each may."""
+        wanted = _entries(wire.EVERYBODY, {wire.PROGRAM_DENIED: programs}) if self._enforced else {}
+        for key, node in wanted.items():
+            self._try("programs", self._policies.name_program, key, node)
+        for key in self._denied - wanted.keys():
+            self._try("programs", self._policies.forget_program, key)
+        self._denied = frozenset(wanted)
+        self._announce()
+
+    def _announce(self) -> None:
+        policies = bool(self._limits or self._isolated)
+        self._try("policies", self._policies.use, policies, bool(self._isolated), bool(self._denied))
 
     def trust(self, resolvers: Iterable[Address]) -> None:
         """From now on answers of these DNS servers alone say where a host is, and agents that may reach hosts by name
@@ -87,15 +104,70 @@ class Brakes:
     def made(self, cgroup_id: int, path: str, agent: str | None) -> None:
         """The cgroup belongs to `agent` now, or to none. What is in it already is bound, too."""
         if agent is None or agent not in self._limits or not (path == self._scope or path.startswith(self._below)):
-            if self._places.pop(cgroup_id, None) is not None or (agent is None and self._limits):
-                self._try("policies", self._policies.release, cgroup_id)
+            if self._places.pop(cgroup_id, None) is not None or self._limits:
+                self._set(cgroup_id, 0, self._state(path))
             return
         number = self._numbers[agent]
         if self._places.get(cgroup_id) != agent:
             self._places[cgroup_id] = agent
-            self._try("policies", self._policies.assign, cgroup_id, number)
+            self._try("policies", self._policies.assign, cgroup_id, number, self._state(path))
         for tgid in self._members(path):
             self._try("processes", self._policies.bind, tgid, number)
+
+    def isolate(self, path: str, cgroup_id: int) -> None:
+        """Cut the cgroup off, and all below it: no packet leaves but to the allow list, and no GPU is opened.
+
+        Raises BpfError where the kernel refuses, and then some of it may be cut off.
+        """
+        self._isolated[path] = cgroup_id
+        self._policies.use(True, True, bool(self._denied))
+        for below, below_id in self._tree(path):
+            self._policies.assign(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
+
+    def release(self, path: str) -> bool:
+        """Undo `isolate` of this very cgroup; what it is denied by its agent's limits stays so. False: it was not.
+
+        Raises BpfError where the kernel refuses.
+        """
+        if self._isolated.pop(path, None) is None:
+            return False
+        for below, below_id in self._tree(path):
+            self._set(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
+        self._announce()
+        return True
+
+    def isolated(self) -> list[str]:
+        """The cgroups that were cut off, each with all below it."""
+        return sorted(self._isolated)
+
+    def allow_in_isolation(self, destinations: Iterable[tuple[Network, int | None]]) -> None:
+        """Where those who are cut off may still go."""
+        for network, port in destinations:
+            self._try("isolation", self._policies.allow_egress, wire.ISOLATION, network, port)
+
+    def is_isolated(self, path: str) -> bool:
+        """Whether the kernel has it so for every cgroup from here down."""
+        policies = [self._policies.assigned(below_id) for _, below_id in self._tree(path)]
+        return all(policy is not None and policy[1] & wire.ISOLATED for policy in policies)
+
+    def _set(self, cgroup_id: int, number: int, state: int) -> None:
+        if number or state:
+            self._try("policies", self._policies.assign, cgroup_id, number, state)
+        else:
+            self._try("policies", self._policies.release, cgroup_id)
+
+    def _state(self, path: str) -> int:
+        is_below = any(path == top or path.startswith(top.rstrip("/") + "/") for top in self._isolated)
+        return wire.ISOLATED if is_below else 0
+
+    def _tree(self, path: str) -> list[tuple[str, int]]:
+        """(path, id) of a cgroup and all below it; more than exist are no harm."""
+        top = self._mount / path.lstrip("/")
+        found = []
+        for directory, _, _ in os.walk(top):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((directory.removeprefix(str(self._mount)), Path(directory).stat().st_ino))
+        return found
 
     def belongs(self, tgid: int, agent: str, cgroup_id: int) -> None:
         """A process is an agent's for another reason than its cgroup: its user."""
@@ -105,6 +177,7 @@ class Brakes:
     def removed(self, cgroup_id: int) -> None:
         """The kernel side has already forgotten it."""
         self._places.pop(cgroup_id, None)
+        self._isolated = {path: own for path, own in self._isolated.items() if own != cgroup_id}
 
     def _members(self, path: str) -> list[int]:
         try:
@@ -162,9 +235,13 @@ def _is_limiting(limits: Limits) -> bool:
 
 
 def _tree(number: int, limits: Limits) -> dict[bytes, bytes]:
-    """What the kernel can decide of programs."""
+    """What the kernel can decide of an agent's programs."""
+    return _entries(number, {wire.PROGRAM_DENIED: limits.deny, wire.PROGRAM_ALLOWED: limits.allow})
+
+
+def _entries(number: int, verdicts: Mapping[int, Programs]) -> dict[bytes, bytes]:
     tree = ProgramTree(number)
-    for programs, verdict in ((limits.deny, wire.PROGRAM_DENIED), (limits.allow, wire.PROGRAM_ALLOWED)):
+    for verdict, programs in verdicts.items():
         for name in programs.names:
             tree.add_name(name, verdict)
         for path in programs.paths:

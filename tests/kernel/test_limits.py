@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -189,7 +190,7 @@ def test_children_inherit_in_the_kernel(start: Start, place: Path) -> None:
     """The sensor is stopped: nobody but the kernel is there."""
     listener = Listener()
     sensor = start("egress: {default: deny, allow: []}")
-    sensor.process.send_signal(19)
+    sensor.process.send_signal(signal.SIGSTOP)
     below = place / "a" / "b"
     below.mkdir(parents=True)
     assert said(below, CONNECT, "127.0.0.1", listener.port) == os.strerror(1)
@@ -324,3 +325,51 @@ def test_another_resolver_says_nothing(start: Start, place: Path, tmp_path: Path
     start(f"egress: {{default: deny, allow: [pypi.test, {name_server}]}}")
     assert said(place, RESOLVE, name_server, "pypi.test", listener.port) == os.strerror(1)
     assert not listener.was_reached()
+
+
+RULE = """
+title: Forbidden program
+id: 6f1d3c1e-29b1-4a1e-9d55-0d3f3b9d6a11
+logsource: {{product: linux, category: process_creation}}
+detection:
+  selection:
+    {field}: {value}
+  condition: selection
+level: high
+response: {{action: {action}, scope: process}}
+"""
+
+
+@pytest.mark.parametrize(
+    "where", [("Image|endswith", "/FORBIDDEN"), ("Image", "{program}"), ("Image|startswith", "{directory}/")]
+)
+@pytest.mark.parametrize("action", ["deny", "kill"])
+def test_a_rule_on_a_name_alone_is_decided_before_the_first_instruction(
+    launch: Launch, cgroup: Path, tmp_path: Path, where: tuple[str, str], action: str
+) -> None:
+    """The sensor is stopped at the time, so only the kernel can have ended it; its own verdict is the same."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "rules").mkdir()
+    program, mark = tmp_path / "bin" / "forbidden", tmp_path / "mark"
+    shutil.copy(shutil.which("touch") or "/usr/bin/touch", program)
+    field, value = where[0], where[1].format(program=program, directory=program.parent)
+    (tmp_path / "rules" / "rule.yml").write_text(RULE.format(field=field, value=value, action=action))
+    sensor = launch(f"--rules={tmp_path / 'rules'}", "--mode=enforce")
+    sensor.process.send_signal(signal.SIGSTOP)
+    assert start_in(cgroup, [program, mark]).wait(30) == -9
+    assert not mark.exists()
+    sensor.process.send_signal(signal.SIGCONT)
+    alert = alert_named(sensor, "Forbidden program")
+    assert (alert["response"]["action"], alert["response"]["outcome"]) == (action, "done")
+    assert "was kept from running" in alert["event"]["reason"]
+    assert subprocess.run([program, mark], check=False).returncode == 0, "outside the sensor's scope"
+
+
+def test_in_monitor_mode_a_forbidden_program_runs(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    rule = RULE.format(field="Image|endswith", value="/true", action="deny")
+    (tmp_path / "rules" / "rule.yml").write_text(rule)
+    sensor = launch(f"--rules={tmp_path / 'rules'}", "--mode=monitor")
+    assert start_in(cgroup, ["/bin/true"]).wait(30) == 0
+    alert = alert_named(sensor, "Forbidden program")
+    assert (alert["response"]["action"], alert["response"]["outcome"]) == ("deny", "would")
