@@ -23,10 +23,11 @@ from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
 from sensor.context.workload import parse
-from sensor.control import ControlServer, group_id
-from sensor.desk import Desk, log_request
+from sensor.control import ControlServer, Request, group_id
+from sensor.desk import Desk, log_request, note_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
+from sensor.kernel.libbpf import BpfError
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.early import denied_programs
 from sensor.match.fanout import FanOut
@@ -36,9 +37,12 @@ from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
-from sensor.node import NodeError, cgroup2_mount, host, resolvers
+from sensor.node import NodeError, boot_id, cgroup2_mount, host, resolvers
 from sensor.pipeline import Pipeline
 from sensor.record.alerts import reason, sentence
+from sensor.record.audit.incidents import Incidents
+from sensor.record.audit.requests import Requests
+from sensor.record.audit.trail import Audit
 from sensor.record.sink import Sink
 from sensor.respond.approvals import Approvals, Words
 from sensor.respond.brakes import Brakes
@@ -59,6 +63,8 @@ TICK_S = 2.0
 TURN_S = 0.008
 """How soon to look again after a turn that took records: the kernel side does not wake for a familiar program
 within this time (TURN_NS in bpf/common.bpf.h), so that a storm of execs costs one wake for many."""
+_LOOK_PIDS = 512
+"""Processes that are looked at one by one; beyond it is cheaper to walk all there are."""
 DRAIN_S = 0.1
 """How long the ring alone is attended to: signals, requests and losses have their turn in a storm without end too."""
 
@@ -67,7 +73,7 @@ class Daemon:
     """One sensor, from construction (everything attached) to the end of `run`."""
 
     def __init__(self, config: Config, rules: RuleSet, agents: Agents, programs: Programs) -> None:
-        """Raises BpfError, ControlError, NodeError or OSError, and then nothing is attached or left behind."""
+        """Raises AuditError, BpfError, ControlError, NodeError or OSError; then nothing is attached or left behind."""
         mount = cgroup2_mount()
         root = Path(config.cgroup_root) if config.cgroup_root else mount
         self._config = config
@@ -84,10 +90,13 @@ class Daemon:
                 Path(config.control_socket),
                 {"status": lambda _arguments, _peer: self.status()},
                 operators=group_id(config.operators),
-                audit=log_request,
+                audit=self._asked,
                 user_of=self._user_of,
             )
             undo.callback(self._control.close)
+            self._audit = Audit(Path(config.state_dir))
+            undo.callback(self._audit.close)
+            self._requests = Requests(self._audit)
             self._alerts = Sink(config.alerts)
             undo.callback(self._alerts.close)
             self._events = Sink(config.events) if config.events else None
@@ -109,8 +118,11 @@ class Daemon:
         self._mining = Mining()
         cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect, within=scope)
+        incidents = Incidents(self._audit)
         planner = Planner(cgroups, guards)
-        self._executor = Executor(cgroups, planner, guards, config.mode, config.kills_per_minute)
+        self._executor = Executor(
+            cgroups, planner, guards, config.mode, config.kills_per_minute, intend=incidents.intend
+        )
         self._book = Casebook(Path(config.state_dir) / STATE_FILE)
         self._approvals = Approvals(self._executor, planner, cgroups, self._book, Words(reason, sentence))
         self._desk = Desk(self._approvals, self._book, self._agent_at)
@@ -131,6 +143,7 @@ class Daemon:
                 self._limit_watch,
                 self._approvals.recent.note,
             ),
+            incidents=incidents,
         )
         self._brakes = Brakes(
             self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
@@ -153,6 +166,7 @@ class Daemon:
                 "approvals": lambda: self._book.losses,
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
+                "audit": lambda: self._audit.losses,
             }
         )
 
@@ -181,6 +195,7 @@ class Daemon:
         """Watch until SIGTERM, SIGINT or SIGHUP."""
         with self._cleanup, contextlib.closing(select.epoll()) as epoll:
             handlers = self._register(epoll)
+            self._begin()
             wait_s = self._drain()
             if not self._stop:
                 self._announce()
@@ -192,6 +207,7 @@ class Daemon:
                 for descriptor, _ in epoll.poll(wait_s):
                     handlers[descriptor]()
                 wait_s = self._drain()
+                self._look()
                 self._pipeline.complete()
                 self._supervisor.alive()
                 if time.monotonic() >= due:
@@ -204,6 +220,9 @@ class Daemon:
             self._pipeline.close()
             self._profiles.save(at_once=True)
             self._tick()
+            self._requests.tick(at_once=True)
+            self._audit.append("stop", pid=os.getpid(), alerts=dict(self._pipeline.outcomes))
+            self._audit.close()
             log.info("stopped", alerts=dict(self._pipeline.outcomes))
 
     def _register(self, epoll: select.epoll) -> dict[int, Callable[[], None]]:
@@ -218,6 +237,18 @@ class Daemon:
         for descriptor in handlers:
             epoll.register(descriptor, select.EPOLLIN)
         return handlers
+
+    def _begin(self) -> None:
+        self._audit.append(
+            "start",
+            version=__version__,
+            host=host()[0],
+            boot=boot_id(),
+            pid=os.getpid(),
+            mode=self._config.mode,
+            rules=len(self._rules.rules),
+            agents=len(self._context.agents),
+        )
 
     def _announce(self) -> None:
         gc.freeze()  # what lives now lives on: the collector need not look at it again
@@ -234,6 +265,7 @@ class Daemon:
             log.warning(f"{what}: not available", reason=why)
         self._context.conversations.dns.start()
         self._supervisor.ready()
+        self._audit.tick()  # signs for the start
 
     def _drain(self) -> float:
         """Judge what waits in the ring; gives how long the loop may sleep after that, seconds."""
@@ -248,12 +280,29 @@ class Daemon:
             wait_s = TURN_S
         return wait_s
 
+    def _look(self) -> None:
+        """See whose standard streams lead to a connection, where one may."""
+        began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        cgroups = self._context.remote.due(began)
+        if not cgroups:
+            return
+        try:
+            found = self._backend.held_ends(cgroups, self._context.cgroups.members(cgroups, _LOOK_PIDS))
+        except (BpfError, OSError) as error:
+            log.error("descriptors cannot be looked at", error=str(error))
+            self._context.remote.failed += 1
+            found = b""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._pipeline.looked(found, now, now - began)
+
     def _tick(self) -> None:
         for sink in filter(None, (self._alerts, self._events)):
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
         self._profiles.save()
+        self._requests.tick()
+        self._audit.tick()
         self._tell_losses()
 
     def _tell_losses(self) -> None:
@@ -261,6 +310,10 @@ class Daemon:
         if lost:
             log.error("events were lost", **lost)
             self._untold.update(lost)
+            # What the trail itself lost, it tells by itself, once there is room.
+            others = {name: count for name, count in lost.items() if not name.startswith("audit.")}
+            if others:
+                self._audit.append("loss", what="lost", lost=others)
         # An alert that cannot be written is no further loss: it comes again, with what was lost since.
         if self._untold and self._alerts.write(loss_alert(self._untold, self._config.mode, host()), counts=False):
             self._untold.clear()
@@ -294,7 +347,12 @@ class Daemon:
         return self._context.users.name(uid)
 
     def _missing(self) -> dict[str, str]:
-        return self._backend.missing | self._context.missing()
+        audit = {"audit trail": self._audit.unavailable} if self._audit.unavailable else {}
+        return self._backend.missing | self._context.missing() | audit
+
+    def _asked(self, request: Request) -> None:
+        log_request(request)
+        note_request(self._requests, request)
 
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
@@ -314,6 +372,7 @@ class Daemon:
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
             "approvals": self._desk.summary(),
+            "audit": self._audit.summary(),
             "lost": self._losses.total,
             "not_available": self._missing(),
             "kernel": self._backend.counters(),

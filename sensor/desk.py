@@ -9,6 +9,7 @@ import structlog
 from msgspec.structs import asdict
 
 from sensor.control import ControlError, Handler, Peer, Request
+from sensor.record.audit.requests import Requests
 from sensor.respond.approvals import ApprovalError, Approvals
 from sensor.respond.casebook import Casebook
 from sensor.respond.cases import Case, Grant, now
@@ -124,6 +125,20 @@ def _grant(grant: Grant) -> dict[str, Any]:
 
 def _left(until: int) -> float:
     return round((until - now()) / 1e9, 1)
+
+
+def note_request(requests: Requests, request: Request) -> None:
+    """The same for the audit trail. Of what is no request nothing is kept but that it came."""
+    peer = request.peer
+    known = request.verdict in ("answered", "refused")
+    said = {"user": peer.user, "arguments": request.arguments or None, "reason": request.why} if known else {}
+    requests.note(
+        request.command if known and request.command else request.verdict,
+        "done" if request.verdict == "answered" else "refused",
+        (peer.pid, peer.uid, peer.gid),
+        looks=request.command in READING or request.verdict != "answered",
+        **{name: value for name, value in said.items() if value is not None},
+    )
 
 
 def log_request(request: Request) -> None:

@@ -23,6 +23,7 @@ COMMANDS = {
     "pending": "what was frozen and waits for an answer, and what it wanted to do",
     "approve": "let a frozen workload go on",
     "deny": "kill a frozen workload",
+    "audit": "verify, show and export the record of what the sensor saw and did",
     "demo": "the incident, staged in throwaway cgroups against a live sensor",
 }
 """Command -> its line in --help. `sensor.cli.NAME` holds it, and is imported only when it is called: `kill` has to

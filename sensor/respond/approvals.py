@@ -96,11 +96,20 @@ class Approvals:
     def begin(self, verdict: Verdict) -> Outcome | Pending:
         """See `Executor.begin`. A workload that was frozen and waits for an answer has the outcome `pending`."""
         asked = self._question(verdict)
-        if asked is None or self.mode == "monitor":
-            return self._executor.begin(asked or verdict)
+        if asked is None:
+            return self._executor.begin(verdict)
+        begun = self._ask(asked)
+        if isinstance(begun, Outcome):  # told as what it became
+            self._done.append((asked, begun))
+            begun = Pending(asked, begun)
+        return begun
+
+    def _ask(self, asked: Verdict) -> Outcome | Pending:
+        if self.mode == "monitor":
+            return self._executor.begin(asked)
         grant = self._book.grant_of(asked.rule.id, _whom(asked))
         if grant is not None:
-            return self._granted(verdict, grant)
+            return self._granted(asked, grant)
         plan = self._planner.plan(asked)
         cgroups = [] if plan.refused else self._present(plan)
         case = self._case(asked, cgroups) if cgroups else None
@@ -127,7 +136,7 @@ class Approvals:
         return self._executor.fileno()
 
     def timeout(self) -> float | None:
-        return self._executor.timeout()
+        return 0.0 if self._done else self._executor.timeout()
 
     def closed(self, case_id: str) -> Closed | None:
         """What became of a case; None while that is not known, or no longer."""
@@ -205,10 +214,10 @@ class Approvals:
             return replace(verdict, rule=replace(rule, action="freeze", scope=scope))
         return verdict if rule.action == "freeze" else None
 
-    def _granted(self, verdict: Verdict, grant: Grant) -> Outcome | Pending:
+    def _granted(self, asked: Verdict, grant: Grant) -> Outcome | Pending:
         left = in_words((grant.until - now()) / 1e9)
         reason = f"approved by {grant.by} as case {grant.case}, for another {left}"
-        begun = self._executor.begin(replace(verdict, rule=replace(verdict.rule, action="alert")))
+        begun = self._executor.begin(replace(asked, rule=replace(asked.rule, action="alert")))
         return begun if isinstance(begun, Pending) else replace(begun, reason=reason)
 
     def _present(self, plan: Plan) -> list[CgroupRef]:

@@ -41,11 +41,15 @@ def approvals(directory: Path, mode: Mode = "enforce") -> Approvals:
 
 
 def settled(ours: Approvals, begun: Outcome | Pending) -> Outcome:
-    if isinstance(begun, Outcome):
-        return begun
-    done: list[tuple[Verdict, Outcome]] = []
-    wait_for(lambda: bool(done.extend(ours.completed()) or done), "settled")
-    return done[0][1]
+    assert isinstance(begun, Pending)
+    done: list[Outcome] = []
+
+    def look() -> bool:
+        done.extend(outcome for verdict, outcome in ours.completed() if verdict is begun.verdict)
+        return bool(done)
+
+    wait_for(look, "settled")
+    return done[0]
 
 
 def only_case(ours: Approvals, outcome: Outcome) -> str:
