@@ -189,6 +189,32 @@ def test_deny_kills(stage: Stage) -> None:
         assert done.returncode == 1 and "waits for an answer; waiting: none" in done.stderr
 
 
+def test_the_audit_trail_has_the_question_the_answer_and_who_gave_it(stage: Stage) -> None:
+    stage.start()
+    stage.work()
+    case = stage.asked("billing")
+    assert stage.hostbrake("approve", case["id"], "--for", "2m").returncode == 0
+    wait_for(lambda: stage.alerts("done"), "recorded")
+    assert stage.sensor.stop() == 0
+    done = hostbrake("audit", "show", "--json", "--trail", stage.state / "audit")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    kinds = [(record["kind"], record.get("action"), record.get("outcome")) for record in records]
+    asked, frozen_, told, answered = (
+        kinds.index(wanted)
+        for wanted in (
+            ("intent", "freeze", None),
+            ("action", "freeze", "pending"),
+            ("request", None, None),
+            ("action", "freeze", "done"),
+        )
+    )
+    assert asked < frozen_ < answered and records[frozen_]["intent"] == records[asked]["index"] and told
+    (request,) = [record for record in records if record.get("command") == "approve"]
+    assert (request["user"], request["uid"], request["answer"]) == ("root", 0, "done")
+    assert request["arguments"] == {"id": case["id"], "for_s": 120}
+    assert hostbrake("audit", "verify", "--trail", stage.state / "audit").returncode == 0
+
+
 def test_a_rule_may_freeze_and_ask_by_itself(stage: Stage) -> None:
     stage.start()
     stage.work()
