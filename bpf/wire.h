@@ -44,6 +44,7 @@ enum counter {
 	COUNT_COLLAPSED,       /* repeats folded into an earlier record */
 	COUNT_ARGS_UNREADABLE, /* argv was not resident; the record has none */
 	COUNT_LOST_POLICY,     /* a child of a policed cgroup or process could not inherit: the table is full */
+	COUNT_EVICTED,         /* flows, or sums of flows, that a full table let go, maybe with totals untold */
 	COUNTERS,
 };
 
@@ -136,11 +137,18 @@ struct payload_event {
 	__u16 inbound; /* 0: sent, 1: received */
 };
 
+/* What SEC("syscall") sweep is called with. */
+struct sweep {
+	__u64 silence; /* ns without a packet after which a datagram flow of few words has ended; four times it for others */
+	__u32 all; /* tell also sums that are due in a moment */
+	__u32 reserved;
+};
+
 /* What a flow has carried since the last report of it, headers from IP on included. */
 struct flow_event {
 	struct header header;
 	struct flow_ends ends;
-	__u64 began; /* CLOCK_BOOTTIME, ns */
+	__u64 began; /* CLOCK_BOOTTIME, ns; 0: not known */
 	__u64 bytes_out;
 	__u64 bytes_in;
 	__u32 packets_out;

@@ -83,6 +83,7 @@ class Daemon:
         self._stop = False
         self._since = time.time_ns()
         self._untold: Counter[str] = Counter()
+        self._sweeps_failed = 0
         self._supervisor = Supervisor()
         with contextlib.ExitStack() as undo:
             self._wakeup = undo.enter_context(self._signals())
@@ -157,6 +158,7 @@ class Daemon:
             {
                 "kernel": lambda: kernel_losses(self._backend.counters()),
                 "skipped": self._backend.missed_runs,
+                "sweeps": lambda: {"failed": self._sweeps_failed},
                 "undecodable": lambda: self._pipeline.undecodable,
                 "context": self._context.losses,
                 "correlation": self._pipeline.losses,
@@ -217,6 +219,7 @@ class Daemon:
                     self._approvals.tick()
                     self._tick()
             self._supervisor.stopping()
+            self._tick(final=True)
             self._pipeline.close()
             self._profiles.save(at_once=True)
             self._tick()
@@ -295,7 +298,8 @@ class Daemon:
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._pipeline.looked(found, now, now - began)
 
-    def _tick(self) -> None:
+    def _tick(self, final: bool = False) -> None:
+        self._sweep(final)
         for sink in filter(None, (self._alerts, self._events)):
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
@@ -304,6 +308,16 @@ class Daemon:
         self._requests.tick()
         self._audit.tick()
         self._tell_losses()
+
+    def _sweep(self, final: bool) -> None:
+        try:
+            self._backend.sweep(final=final)
+        except BpfError as error:
+            self._sweeps_failed += 1
+            if self._sweeps_failed == 1:
+                log.error("ended flows cannot be told", reason=str(error))
+        if final:
+            self._drain()
 
     def _tell_losses(self) -> None:
         lost = self._losses.look()

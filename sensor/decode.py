@@ -141,7 +141,7 @@ class FlowTotals(Kernel):
 
     ends: Ends
     began: int
-    """CLOCK_BOOTTIME, nanoseconds."""
+    """CLOCK_BOOTTIME, nanoseconds; 0: not known."""
     bytes_out: int
     """Headers from IP on included."""
     bytes_in: int

@@ -174,7 +174,7 @@ class NetworkFlow(FlowEvent):
     packets_out: int | None = None
     packets_in: int | None = None
     duration: float | None = None
-    """Seconds since the flow began."""
+    """Seconds since the flow began; None for short accepted flows, and for sums told later."""
     flows: int | None = None
     """How many flows of the process to this destination ended since the last report; 0 while one is open."""
     refused: bool | None = None

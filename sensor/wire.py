@@ -23,7 +23,7 @@ KINDS = {
 TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE, UNWANTED, LEFT = (1 << bit for bit in range(7))
 STDIO_FED, STDIO_PIPED = 128, 256
 
-COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "lost_policy")
+COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "lost_policy", "evicted")
 """enum counter, in order; the place in the counters map's entry is kind * len(COUNTERS) + counter."""
 
 _HEADER = "QQQIIHHI"
@@ -47,6 +47,8 @@ PAYLOAD_EVENT = struct.Struct(f"={_HEADER}{_ENDS}IHH")
 """header, cookie, remote, local, remote port, local port, family, protocol, offset, length, inbound"""
 FLOW_EVENT = struct.Struct(f"={_HEADER}{_ENDS}QQQIIII")
 """…, began, bytes out, bytes in, packets out, packets in, state, flows"""
+SWEEP = struct.Struct("=QII")
+"""silence, all, reserved"""
 ROUNDING_EVENT = struct.Struct(f"={_ORIGIN}QIIII")
 """…, span, samples down, up, toward zero, changes"""
 

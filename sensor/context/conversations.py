@@ -95,7 +95,7 @@ class Conversations:
                 bytes_in=raw.bytes_in,
                 packets_out=raw.packets_out,
                 packets_in=raw.packets_in,
-                duration=round((raw.time - raw.began) / 1e9, 3),
+                duration=round((raw.time - raw.began) / 1e9, 3) if raw.began else None,
                 flows=raw.flows,
                 refused=raw.refused,
                 application_protocol=SAME.get(protocol, protocol) if protocol else None,

@@ -97,6 +97,7 @@ class Flows:
 
     def __init__(self, limit: int = 16_384) -> None:
         self.evicted = 0
+        """Of those of which more might have been learned."""
         self._limit = limit
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
 
@@ -147,8 +148,8 @@ class Flows:
             entry = _Entry(raw)
             self._entries[key] = entry
             if len(self._entries) > self._limit:
-                self._entries.popitem(last=False)
-                self.evicted += 1
+                _, oldest = self._entries.popitem(last=False)
+                self.evicted += not oldest.recogniser.done
         return entry
 
 

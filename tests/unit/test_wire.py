@@ -58,6 +58,7 @@ def layout(format_: str) -> list[tuple[int, int]]:
     ("name", "mirror"),
     [
         ("header", wire.HEADER),
+        ("sweep", wire.SWEEP),
         ("exec_event", wire.EXEC_EVENT),
         ("connect_event", wire.CONNECT_EVENT),
         ("device_event", wire.DEVICE_EVENT),
