@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
+from sensor.duration import seconds
 from sensor.faults import Fault, FaultsError
-from sensor.structure import convert
+from sensor.structure import convert, near
 from sensor.verdict import Action
 from sensor.yamlfile import Document, read
 
@@ -168,22 +170,26 @@ class AgentFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     egress: Egress | None = None
     exec: Exec | None = None
     approve: list[Text] = []
+    """Kinds of rules (`RuleInfo.kinds`) of which a match freezes the workload and asks."""
+    approve_within: Annotated[str, seconds] | None = None
+    """How long to wait for the answer; None: what the configuration says."""
     response: Response | None = None
     """What to do where this agent breaks its limits; None: what the rule says."""
 
 
-def load_agents(directory: str | Path = DEFAULT_AGENTS_DIR) -> list[AgentFile]:
+def load_agents(directory: str | Path = DEFAULT_AGENTS_DIR, kinds: Collection[str] | None = None) -> list[AgentFile]:
     """Every agent of `directory`/*.yml and *.yaml, in the order of their file names.
 
-    The default directory may be missing. Raises FaultsError with every fault of every file.
+    The default directory may be missing. `kinds`: what `approve` may name; None: anything. Raises FaultsError with
+    every fault of every file.
     """
-    agents, faults = read_agents(directory)
+    agents, faults = read_agents(directory, kinds)
     if faults:
         raise FaultsError(faults)
     return agents
 
 
-def read_agents(directory: str | Path) -> tuple[list[AgentFile], list[Fault]]:
+def read_agents(directory: str | Path, kinds: Collection[str] | None = None) -> tuple[list[AgentFile], list[Fault]]:
     """As `load_agents`, but gives those agents, too, whose own files are in order where others are not."""
     root = Path(directory)
     if not root.is_dir():
@@ -200,9 +206,17 @@ def read_agents(directory: str | Path) -> tuple[list[AgentFile], list[Fault]]:
         agent = convert(document, AgentFile, str(file), faults)
         if agent is not None:
             agents.append(agent)
+            faults += _unknown_kinds(agent, document, str(file), kinds)
         if isinstance(document.data, dict) and isinstance(document.data.get("agent"), str):
             names.setdefault(document.data["agent"], []).append((str(file), document.line_of(("agent",))))
     return agents, faults + _duplicates(names)
+
+
+def _unknown_kinds(agent: AgentFile, document: Document, path: str, kinds: Collection[str] | None) -> Iterator[Fault]:
+    for place, kind in enumerate(agent.approve if kinds is not None else ()):
+        if kind not in (kinds or ()):
+            says = f"approve[{place}]: no rule is of kind {kind!r}{near(kind, sorted(kinds or ()))}"
+            yield Fault(path, document.line_of(("approve", place)), says)
 
 
 def _only_document(path: str, faults: list[Fault]) -> Document | None:

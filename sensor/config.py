@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from sensor.agents_file import DEFAULT_AGENTS_DIR
+from sensor.duration import seconds
 from sensor.faults import Fault, FaultsError
 from sensor.structure import convert
 from sensor.verdict import Mode
@@ -58,6 +59,11 @@ def _major(number: int) -> None:
         raise ValueError(f"a device major is 1 to 4095, not {number}")
 
 
+def _group_name(name: str) -> None:
+    if not name.strip():
+        raise ValueError("must name a group, or be left out")
+
+
 def _protect_glob(glob: str) -> None:
     if not glob.strip("/ \t"):
         raise ValueError(f"{glob!r} names no cgroup or unit")
@@ -95,6 +101,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The cgroup v2 directory whose subtree is watched; None: where cgroup v2 is mounted."""
     state_dir: AbsolutePath = "/var/lib/hostbrake"
     control_socket: AbsolutePath = "/run/hostbrake/control.sock"
+    operators: Annotated[str, _group_name] | None = None
+    """The group whose members may ask the sensor and answer for agents, besides root; None: root alone."""
     pin_dir: AbsolutePath | None = "/sys/fs/bpf/hostbrake"
     """Where programs and maps are pinned; None: nowhere. Not used yet: a run behaves as with None."""
     gpu_majors: list[Annotated[int, _major]] = []
@@ -103,6 +111,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Globs of cgroup paths or unit names that are never killed as a whole, besides the built-in list."""
     kills_per_minute: Annotated[int, _positive] = 30
     """Past this many automatic kills in a minute the sensor freezes instead."""
+    approve_within: Annotated[str, seconds] = "15m"
+    """How long a frozen workload waits for an answer, after which it is denied; an agent's file may say otherwise."""
     alert_window_s: Annotated[int, _window] = 60
     """For so many seconds after an alert equal ones are counted, and then written as one; 0: each is written."""
 

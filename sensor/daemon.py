@@ -22,7 +22,9 @@ from sensor.config import Config
 from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
-from sensor.control import ControlServer
+from sensor.context.workload import parse
+from sensor.control import ControlServer, Request, group_id
+from sensor.desk import Desk, log_request, note_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.kernel.libbpf import BpfError
@@ -37,11 +39,15 @@ from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
 from sensor.node import NodeError, boot_id, cgroup2_mount, host, resolvers
 from sensor.pipeline import Pipeline
+from sensor.record.alerts import reason, sentence
 from sensor.record.audit.incidents import Incidents
-from sensor.record.audit.requests import Peer, Requests
+from sensor.record.audit.requests import Requests
 from sensor.record.audit.trail import Audit
 from sensor.record.sink import Sink
+from sensor.respond.approvals import Approvals, Words
 from sensor.respond.brakes import Brakes
+from sensor.respond.casebook import Casebook
+from sensor.respond.cases import STATE_FILE
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
@@ -81,7 +87,13 @@ class Daemon:
         self._supervisor = Supervisor()
         with contextlib.ExitStack() as undo:
             self._wakeup = undo.enter_context(self._signals())
-            self._control = ControlServer(Path(config.control_socket), {"status": self.status}, self._asked)
+            self._control = ControlServer(
+                Path(config.control_socket),
+                {"status": lambda _arguments, _peer: self.status()},
+                operators=group_id(config.operators),
+                audit=self._asked,
+                user_of=self._user_of,
+            )
             undo.callback(self._control.close)
             self._audit = Audit(Path(config.state_dir))
             undo.callback(self._audit.close)
@@ -112,16 +124,26 @@ class Daemon:
         self._executor = Executor(
             cgroups, planner, guards, config.mode, config.kills_per_minute, intend=incidents.intend
         )
+        self._book = Casebook(Path(config.state_dir) / STATE_FILE)
+        self._approvals = Approvals(self._executor, planner, cgroups, self._book, Words(reason, sentence))
+        self._desk = Desk(self._approvals, self._book, self._agent_at)
+        self._control.add(self._desk.commands())
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
         self._pipeline = Pipeline(
             context=self._context,
             matcher=Matcher(self._rules.rules),
-            executor=self._executor,
+            executor=self._approvals,
             alerts=self._alerts,
             events=self._events,
             scope=scope,
             alert_window_s=config.alert_window_s,
-            watchers=(FanOut().match, self._profiles.match, self._mining.match, self._limit_watch),
+            watchers=(
+                FanOut().match,
+                self._profiles.match,
+                self._mining.match,
+                self._limit_watch,
+                self._approvals.recent.note,
+            ),
             incidents=incidents,
         )
         self._brakes = Brakes(
@@ -143,6 +165,7 @@ class Daemon:
                 "profiles": self._profiles.losses,
                 "limits": lambda: self._brakes.failures,
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
+                "approvals": lambda: self._book.losses,
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
                 "audit": lambda: self._audit.losses,
@@ -154,6 +177,7 @@ class Daemon:
 
     def _use_agents(self) -> None:
         files = self._context.agents.files()
+        self._approvals.use(files, self._config.approve_within)
         self._limits = LimitWatch(files)
         self._brakes.deny_everybody(denied_programs(self._rules.rules))
         self._brakes.trust(self._resolvers())
@@ -177,9 +201,10 @@ class Daemon:
             wait_s = self._drain()
             if not self._stop:
                 self._announce()
+                self._approvals.resume()
             due = time.monotonic() + TICK_S
             while not self._stop:
-                if self._control.serve() or self._executor.timeout() is not None:
+                if self._control.serve() or self._approvals.timeout() is not None:
                     wait_s = min(wait_s, TURN_S)
                 for descriptor, _ in epoll.poll(wait_s):
                     handlers[descriptor]()
@@ -191,6 +216,7 @@ class Daemon:
                     due = time.monotonic() + TICK_S
                     # In a storm what is still in the ring is older than now.
                     self._pipeline.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME) if wait_s else None)
+                    self._approvals.tick()
                     self._tick()
             self._supervisor.stopping()
             self._tick(final=True)
@@ -206,7 +232,7 @@ class Daemon:
         handlers: dict[int, Callable[[], None]] = {
             self._backend.fileno(): lambda: None,  # every turn drains
             self._control.fileno(): self._control.accept,
-            self._executor.fileno(): self._pipeline.complete,
+            self._approvals.fileno(): self._pipeline.complete,
             self._wakeup.fileno(): lambda: None,
         }
         for descriptor in self._context.filenos():
@@ -327,12 +353,20 @@ class Daemon:
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
 
+    def _agent_at(self, path: str) -> str | None:
+        agent = self._context.agents.of_cgroup(path, parse(path))
+        return agent.agent if agent else None
+
+    def _user_of(self, uid: int) -> str | None:
+        return self._context.users.name(uid)
+
     def _missing(self) -> dict[str, str]:
         audit = {"audit trail": self._audit.unavailable} if self._audit.unavailable else {}
         return self._backend.missing | self._context.missing() | audit
 
-    def _asked(self, command: str, answer: str, peer: Peer | None) -> None:
-        self._requests.note(command, answer, peer, looks=command == "status" or answer == "refused")
+    def _asked(self, request: Request) -> None:
+        log_request(request)
+        note_request(self._requests, request)
 
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
@@ -351,6 +385,7 @@ class Daemon:
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
+            "approvals": self._desk.summary(),
             "audit": self._audit.summary(),
             "lost": self._losses.total,
             "not_available": self._missing(),

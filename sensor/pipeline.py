@@ -16,6 +16,7 @@ from sensor.match.matcher import Matcher
 from sensor.record.audit.incidents import Incidents
 from sensor.record.noise import Noise
 from sensor.record.sink import Sink
+from sensor.respond.approvals import Approvals
 from sensor.respond.executor import Executor, Pending
 from sensor.verdict import Outcome, Verdict
 
@@ -32,7 +33,7 @@ class Pipeline:
         self,
         *,
         matcher: Matcher,
-        executor: Executor,
+        executor: Executor | Approvals,
         alerts: Sink,
         events: Sink | None = None,
         context: Context | None = None,

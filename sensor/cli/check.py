@@ -78,7 +78,7 @@ def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
 
 
 def _not_enforced(agent: AgentFile) -> Iterator[str]:
-    stated = [name for name in ("egress", "exec", "approve", "response") if getattr(agent, name)]
+    stated = [name for name in ("egress", "exec", "response") if getattr(agent, name)]
     if stated:
         yield f"agent {agent.agent}: {', '.join(stated)} can be stated, but nothing enforces it in this version"
 

@@ -31,6 +31,8 @@ def render(profile: Profile, declared: AgentFile) -> str:
         *_exec(profile, declared),
         *_list("approve", declared.approve),
     ]
+    if declared.approve_within is not None:
+        lines.append(f"approve_within: {declared.approve_within}")
     if declared.response is not None:
         lines += ["response:", f"  action: {declared.response.action}"]
     return "\n".join(lines) + "\n"

@@ -18,6 +18,11 @@ COMMANDS = {
     "status": "what the running sensor sees, drops and enforces",
     "learn": "what an agent was seen to do, as an agents file",
     "kill": "stop an agent or a cgroup now; exits 0 only when nothing is left alive",
+    "freeze": "stop an agent or a cgroup where it is; nothing of it runs until it is thawed",
+    "thaw": "let what was frozen go on",
+    "pending": "what was frozen and waits for an answer, and what it wanted to do",
+    "approve": "let a frozen workload go on",
+    "deny": "kill a frozen workload",
     "audit": "verify, show and export the record of what the sensor saw and did",
     "demo": "the incident, staged in throwaway cgroups against a live sensor",
 }

@@ -63,6 +63,8 @@ def _show(answer: dict[str, Any]) -> None:
     table.add_row("collapsed", f"{collapsed:,} repeats, counted in the kernel and not sent")
     if answer["control_refused"]:
         table.add_row("refused", f"{answer['control_refused']:,} requests at the control socket")
+    if waiting := answer["approvals"]["pending"]:
+        table.add_row("pending", f"{waiting} frozen, waiting for an answer: hostbrake pending", style="yellow")
     lost = answer["lost"]
     table.add_row("lost", "\n".join(_counts(lost)) or "nothing", style="bold red" if lost else "")
     for what, why in answer["not_available"].items():

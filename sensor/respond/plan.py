@@ -12,7 +12,7 @@ from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.guards import Guards
 from sensor.verdict import Action, Scope, Verdict
 
-AVAILABLE: frozenset[Action] = frozenset({"alert", "kill", "deny"})
+AVAILABLE: frozenset[Action] = frozenset({"alert", "kill", "freeze", "deny"})
 """What the executor can do so far."""
 
 _SLURM_JOB = re.compile(r"/.*?slurmstepd\.scope/job_[^/]+(?=/|$)", re.DOTALL)
@@ -42,6 +42,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     """Why the scope is not what the rule asked for, or why nothing is to be done."""
     refused: bool = False
+    decided: bool = False
+    """A person decided it, or let the time for it pass: the limit of kills does not count."""
+    thaw: bool = False
+    """Of a freeze: undo it."""
 
 
 class Planner:
@@ -107,6 +111,8 @@ class Planner:
         refusal = self._guards.process_refusal(event.process_id)
         if refusal:
             return self._refused(verdict, _joined(why, refusal))
+        if verdict.rule.action == "freeze":
+            return self._refused(verdict, _joined(why, "only whole cgroups are frozen"))
         reason = f"{why}; only the process and its descendants" if why else None
         return Plan(action=verdict.rule.action, scope="process", process=event.process_guid, reason=reason)
 

@@ -120,11 +120,11 @@ def test_what_is_stated_and_not_enforced_is_a_warning(files: list[str], tmp_path
         "there are none, so nothing is ever found; `rules` in the configuration replaces the shipped ones",
     ]
     (rules / "rule.yml").write_text(
-        "title: R\nlogsource: {category: process_creation}\nresponse: {action: freeze}\n"
+        "title: R\nlogsource: {category: process_creation}\nresponse: {action: isolate}\n"
         "detection: {a: {Image: /a}, b: {Hashes: b}, condition: a or b}\n"
     )
     assert report(*files, "--rules", str(rules))[1]["warnings"][1:] == [
-        f"`R` ({rules}/rule.yml) only alerts: freeze is not available yet",
+        f"`R` ({rules}/rule.yml) only alerts: isolate is not available yet",
         "1 degraded; why: hostbrake rules coverage",
     ]
 
