@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,11 +17,24 @@ CLIENTS = 16
 BACKLOG = 128
 PATIENCE_S = 2.0
 
-Handler = Callable[[], dict[str, Any]]
-
 
 class ControlError(Exception):
-    """The sensor cannot be asked; the message is one sentence."""
+    """The sensor cannot be asked, or refuses; the message is one sentence."""
+
+
+class Peer(NamedTuple):
+    """Who asks (unix(7), SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+    def __str__(self) -> str:
+        return f"uid {self.uid}"
+
+
+Handler = Callable[[dict[str, Any], Peer], dict[str, Any]]
+"""(arguments, who asks) -> reply; raises ControlError to refuse."""
 
 
 class ControlServer:
@@ -92,7 +106,10 @@ class ControlServer:
             self.refused += 1
             reply: dict[str, Any] = {"error": f"unknown request; known commands: {', '.join(self._commands)}"}
         else:
-            reply = handler()
+            try:
+                reply = handler(request, _peer(client))
+            except ControlError as error:
+                reply = {"error": str(error)}
         with contextlib.suppress(OSError):  # it may have gone; nothing is lost but its answer
             client.settimeout(PATIENCE_S / 10)
             client.sendall(orjson.dumps(reply) + b"\n")
@@ -102,6 +119,10 @@ class ControlServer:
             client.close()
         self._listener.close()
         self._path.unlink(missing_ok=True)
+
+
+def _peer(client: socket.socket) -> Peer:
+    return Peer(*struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
 
 
 def _receive(client: socket.socket, request: bytearray) -> bool:
@@ -137,11 +158,11 @@ def _connect(path: Path) -> socket.socket:
     return client
 
 
-def ask(path: Path, command: str) -> dict[str, Any]:
+def ask(path: Path, command: str, **arguments: Any) -> dict[str, Any]:
     """The running sensor's reply to `command`; raises ControlError where there is none."""
     try:
         with _connect(path) as client:
-            client.sendall(orjson.dumps({"command": command}) + b"\n")
+            client.sendall(orjson.dumps({**arguments, "command": command}) + b"\n")
             reply = bytearray()
             while chunk := client.recv(65536):
                 reply += chunk

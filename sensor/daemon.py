@@ -31,7 +31,11 @@ from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
 from sensor.node import NodeError, cgroup2_mount, host
+from sensor.pager import pager_commands
 from sensor.pipeline import Pipeline
+from sensor.record.notify.notifier import Notifier
+from sensor.record.notify.store import NOTIFY_DIR
+from sensor.record.outlet import Outlet
 from sensor.record.sink import Sink
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
@@ -68,10 +72,16 @@ class Daemon:
         self._supervisor = Supervisor()
         with contextlib.ExitStack() as undo:
             self._wakeup = undo.enter_context(self._signals())
-            self._control = ControlServer(Path(config.control_socket), {"status": self.status})
+            self._notifier = self._make_notifier(agents)
+            if self._notifier:
+                undo.callback(self._notifier.close)
+            commands = {"status": lambda _arguments, _peer: self.status()}
+            commands |= pager_commands(self._notifier, [agent.agent for agent in agents.files()])
+            self._control = ControlServer(Path(config.control_socket), commands)
             undo.callback(self._control.close)
             self._alerts = Sink(config.alerts)
             undo.callback(self._alerts.close)
+            self._outlet = Outlet(self._alerts, [self._notifier.offer] if self._notifier else [])
             self._events = Sink(config.events) if config.events else None
             if self._events:
                 undo.callback(self._events.close)
@@ -82,6 +92,11 @@ class Daemon:
             self._context.seed()
             self._join(mount)
             self._cleanup = undo.pop_all()
+
+    def _make_notifier(self, agents: Agents) -> Notifier | None:
+        config = self._config
+        directory = Path(config.state_dir) / NOTIFY_DIR
+        return Notifier(config.notify, agents.files(), directory, host()[0]) if config.notify else None
 
     def _join(self, mount: Path) -> None:
         config = self._config
@@ -97,7 +112,7 @@ class Daemon:
             context=self._context,
             matcher=Matcher(self._rules.rules),
             executor=self._executor,
-            alerts=self._alerts,
+            alerts=self._outlet,
             events=self._events,
             scope=scope,
             alert_window_s=config.alert_window_s,
@@ -112,6 +127,7 @@ class Daemon:
                 "correlation": self._pipeline.losses,
                 "profiles": self._profiles.losses,
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
+                "notifications": lambda: self._notifier.losses() if self._notifier else {},
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
             }
@@ -171,6 +187,8 @@ class Daemon:
         for what, why in self._missing().items():
             log.warning(f"{what}: not available", reason=why)
         self._context.conversations.dns.start()
+        if self._notifier:
+            self._notifier.start()
         self._supervisor.ready()
 
     def _drain(self) -> float:
@@ -200,7 +218,7 @@ class Daemon:
             log.error("events were lost", **lost)
             self._untold.update(lost)
         # An alert that cannot be written is no further loss: it comes again, with what was lost since.
-        if self._untold and self._alerts.write(loss_alert(self._untold, self._config.mode, host()), counts=False):
+        if self._untold and self._outlet.write(loss_alert(self._untold, self._config.mode, host()), counts=False):
             self._untold.clear()
             self._pipeline.outcomes["none"] += 1
 
@@ -225,7 +243,8 @@ class Daemon:
         self._stop = True
 
     def _missing(self) -> dict[str, str]:
-        return self._backend.missing | self._context.missing()
+        notifications = self._notifier.missing() if self._notifier else {}
+        return self._backend.missing | self._context.missing() | notifications
 
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
@@ -244,6 +263,7 @@ class Daemon:
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
+            "notifications": self._notifier.status() if self._notifier else None,
             "lost": self._losses.total,
             "not_available": self._missing(),
             "kernel": self._backend.counters(),

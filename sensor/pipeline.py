@@ -12,6 +12,7 @@ from sensor.decode import DecodeError, decode
 from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
 from sensor.record.noise import Noise
+from sensor.record.outlet import Outlet
 from sensor.record.sink import Sink
 from sensor.respond.executor import Executor, Pending
 from sensor.verdict import Outcome, Verdict
@@ -30,7 +31,7 @@ class Pipeline:
         *,
         matcher: Matcher,
         executor: Executor,
-        alerts: Sink,
+        alerts: Sink | Outlet,
         events: Sink | None = None,
         context: Context | None = None,
         scope: str = "/",

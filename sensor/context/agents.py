@@ -46,7 +46,7 @@ class Agents:
         self._units: list[_Glob] = []
         self._users: dict[str, AgentFile] = {}
         agents = sorted(files, key=lambda file: file.agent)
-        self._count = len(agents)
+        self._named = {agent.agent: agent for agent in agents}
         for agent in agents:
             for match in agent.match:
                 self._add(agent, match)
@@ -62,8 +62,12 @@ class Agents:
             globs = self._cgroups if form == "cgroup" else self._units
             globs.append(_Glob(compile_glob(pattern), literal, agent))
 
+    def files(self) -> list[AgentFile]:
+        """All agents, by name."""
+        return list(self._named.values())
+
     def __len__(self) -> int:
-        return self._count
+        return len(self._named)
 
     @property
     def by_user(self) -> bool:

@@ -10,18 +10,32 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sensor import control
-from sensor.control import CLIENTS, ControlError, ControlServer, ask
+from sensor.control import CLIENTS, ControlError, ControlServer, Handler, Peer, ask
 
 BIG = {"ready": True, "text": "x" * 1_000_000}
 
 
+def echo(arguments: dict[str, Any], peer: Peer) -> dict[str, Any]:
+    if "refuse" in arguments:
+        raise ControlError("not today")
+    return {"arguments": arguments, "peer": list(peer), "called": str(peer)}
+
+
+COMMANDS: dict[str, Handler] = {
+    "status": lambda _arguments, _peer: {"ready": True},
+    "big": lambda _arguments, _peer: BIG,
+    "echo": echo,
+}
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ControlServer]:
-    found = ControlServer(tmp_path / "run" / "control.sock", {"status": lambda: {"ready": True}, "big": lambda: BIG})
+    found = ControlServer(tmp_path / "run" / "control.sock", COMMANDS)
     yield found
     found.close()
 
@@ -69,9 +83,18 @@ def read(client: socket.socket) -> bytes:
 def test_it_is_asked_and_answers(server: ControlServer) -> None:
     with serving(server):
         assert ask(path_of(server), "status") == {"ready": True}
-        with pytest.raises(ControlError, match="unknown request; known commands: status, big"):
+        with pytest.raises(ControlError, match="unknown request; known commands: status, big, echo"):
             ask(path_of(server), "reboot")
     assert server.refused == 1
+
+
+def test_a_handler_gets_the_request_and_who_asks(server: ControlServer) -> None:
+    with serving(server):
+        answer = ask(path_of(server), "echo", id="a", number=3)
+        with pytest.raises(ControlError, match=r"^not today$"):
+            ask(path_of(server), "echo", refuse=True)
+    assert answer["arguments"] == {"command": "echo", "id": "a", "number": 3}
+    assert answer["peer"] == [os.getpid(), os.getuid(), os.getgid()] and answer["called"] == f"uid {os.getuid()}"
 
 
 def test_only_its_user_may_ask_whatever_the_umask(tmp_path: Path) -> None:
@@ -102,7 +125,7 @@ def test_a_request_in_pieces(server: ControlServer) -> None:
 def test_malformed_requests_get_a_sentence(server: ControlServer, request_: bytes) -> None:
     client = client_of(server, request_)
     turn(server)
-    assert json.loads(read(client)) == {"error": "unknown request; known commands: status, big"}
+    assert json.loads(read(client)) == {"error": "unknown request; known commands: status, big, echo"}
     assert server.refused == 1
 
 
