@@ -36,8 +36,7 @@ class Desk:
         while deliveries := self.dispatcher.next(now):
             for delivery in deliveries:
                 self.tried += 1
-                address = self.dispatcher.address(delivery)
-                assert address is not None
+                address = str(delivery.lane.address)
                 self.dispatcher.done(delivery, "no answer" if address in self.broken else None, now)
                 if address not in self.broken:
                     arrived.append((address, delivery))
@@ -175,6 +174,7 @@ def test_retries_back_off_to_a_bound_and_end_after_a_day_as_a_loss() -> None:
         waits.append(wake - now)
         now = wake
         desk.turn(now)
+    desk.turn(now + 1)
     assert waits[:6] == [5, 10, 20, 40, 80, 160] and set(waits[6:-1]) == {LAST_RETRY_S}
     assert desk.dispatcher.losses["given_up"] == 1
     tried = desk.tried
@@ -182,7 +182,7 @@ def test_retries_back_off_to_a_bound_and_end_after_a_day_as_a_loss() -> None:
     assert desk.tried == tried and not desk.dispatcher.incidents.all
     assert desk.dispatcher.last_failure == {
         "time": desk.dispatcher.last_failure and desk.dispatcher.last_failure["time"],
-        "to": "owner of rome, owner address 1",
+        "to": "owner Ada",
         "why": "no answer",
     }
 
@@ -212,7 +212,7 @@ def test_strays_come_to_the_operators_in_one_message() -> None:
     assert len(desk.sent) == 1
     assert [address for _, address in desk.run(T, T + 3600)] == ["json://ops"]
     message = desk.sent[-1][2].message
-    assert "(and 97 more)" in message.title and "and 90 more incidents: hostbrake ack lists them" in message.body
+    assert "(and 97 more)" in message.title and "and 93 more incidents: hostbrake ack lists them" in message.body
     assert len(message.body) <= 4000
 
 
@@ -231,9 +231,8 @@ def test_so_many_are_under_way_at_once_and_none_twice() -> None:
     dispatcher = Dispatcher(Notify(), [agent(name, f"json://{name}") for name in names], "node1")
     for number, name in enumerate(names):
         dispatcher.take(alert(name, number=number + 1), T)
-    assert len(dispatcher.next(T)) <= IN_FLIGHT
-    first = {delivery.lane for delivery in dispatcher.next(T)}
-    assert not first
+    assert len(dispatcher.next(T)) == IN_FLIGHT
+    assert dispatcher.next(T) == []
 
 
 @pytest.mark.parametrize(
@@ -316,20 +315,21 @@ def test_what_is_over_is_forgotten_and_what_nobody_acknowledged_kept_for_a_day()
 )
 def test_whatever_happens_everything_is_told_to_whom_it_concerns(steps: list[Any]) -> None:
     desk = Desk(agent("rome", "json://ada", escalate=LATER), agent("oslo", "json://bob"), operators=["json://ops"])
-    meant = {"rome": {"json://ada", "json://boss"}, "oslo": {"json://bob"}, None: {"json://ops"}}
-    now, counts = T, {}
+    meant = {"json://ada": "rome", "json://boss": "rome", "json://bob": "oslo", "json://ops": None}
+    now, counts, agents, told = T, {}, {}, {}
     for number, (name, wait, severity, outcome, works) in enumerate(steps):
         now += wait
         desk.broken = set() if works else {"json://ada", "json://bob", "json://ops"}
         desk.dispatcher.take(alert(name, number=number + 1, severity=severity, outcome=outcome), now)
-        counts |= {incident.id: incident.count for incident in desk.dispatcher.incidents.all.values()}
+        known = desk.dispatcher.incidents.all.values()
+        counts |= {incident.id: incident.count for incident in known}
+        agents |= {incident.id: incident.agent for incident in known}
         desk.turn(now)
     desk.broken = set()
     desk.run(now, now + 3 * DAY)
     assert sum(counts.values()) == len(steps) and not desk.dispatcher.losses["given_up"]
-    told = {}
     for _, address, delivery in desk.sent:
-        assert address in meant[delivery.lane.agent]
+        assert {agents[incident] for incident in delivery.covers} == {meant[address]}
         if address != "json://boss":
-            told |= {incident: state.count for incident, state in delivery.covers.items()}
+            told |= {incident: state.count for incident, (_, state) in delivery.covers.items()}
     assert told == counts

@@ -18,6 +18,7 @@ from sensor.agents_file import AgentFile
 from sensor.config import Notify
 from sensor.duration import seconds
 from sensor.events import rfc3339
+from sensor.faults import printable
 from sensor.record.notify.incidents import KEEP_S, Incident, Incidents, Told
 from sensor.record.notify.text import Message, message, trial
 
@@ -35,34 +36,37 @@ class Chain(NamedTuple):
     """Whom an incident is told: one owner, and who stands behind them."""
 
     whom: str
-    """In words: "owner of rome-rl"."""
-    budget: str
-    """Whose messages are counted together."""
+    """In words: "owner Ada Example". Whose messages are counted together, and told together where they can be."""
     steps: dict[Step, list[str]]
     after_s: float | None
     """When the escalation's turn comes."""
 
 
+class Hidden(str):
+    """An address that does not show where a tuple or a traceback is printed."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'…'"
+
+
 class Lane(NamedTuple):
-    """One address of one chain."""
+    """One address of one person."""
 
-    agent: str | None
+    whom: str
     step: Step
-    place: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.step}.{self.place}"
+    address: Hidden
 
 
 class Delivery(NamedTuple):
-    """One message on its way; its address is asked for when it is sent (`Dispatcher.address`)."""
+    """One message on its way."""
 
     number: int
     lane: Lane
     message: Message
-    covers: dict[str, Told]
-    """How far each incident in it had come."""
+    covers: dict[str, tuple[str, Told]]
+    """Incident -> where it keeps what this address was told, and how far it had come."""
     test: bool = False
 
 
@@ -110,7 +114,7 @@ class Dispatcher:
         self._chance = chance
         self._agents: dict[str, AgentFile] = {}
         self._trouble: dict[Lane, _Trouble] = {}
-        self._budgets: dict[str, _Budget] = {}
+        self._budgets: dict[Lane, _Budget] = {}
         self._total = _Budget(config.total_per_hour)
         self._flying: dict[int, Delivery] = {}
         self._trials: list[Delivery] = []
@@ -125,14 +129,8 @@ class Dispatcher:
         """The agent's owner, or the operators for what belongs to none."""
         file = self._agents.get(agent or "")
         if file is not None:
-            return _chain(f"owner of {file.agent}", f"owner {file.owner.name}", file.owner.notify, file.owner.escalate)
-        return _chain("operators", "operators", self._config.operators, self._config.escalate)
-
-    def address(self, delivery: Delivery) -> str | None:
-        """As it is written now; None where it is no longer."""
-        lane = delivery.lane
-        addresses = self.chain(lane.agent).steps[lane.step]
-        return addresses[lane.place] if lane.place < len(addresses) else None
+            return _chain(f"owner {printable(file.owner.name)[:80]}", file.owner.notify, file.owner.escalate)
+        return _chain("operators", self._config.operators, self._config.escalate)
 
     def take(self, alert: dict[str, Any], now: float) -> None:
         """An alert that concerns somebody."""
@@ -144,9 +142,9 @@ class Dispatcher:
         """Send a test to every address of the owner; the numbers in `tests`."""
         chain = self.chain(agent)
         numbers = []
-        for index in range(len(chain.steps["owner"])):
+        for address in chain.steps["owner"]:
             self._number += 1
-            lane = Lane(agent if agent in self._agents else None, "owner", index)
+            lane = Lane(chain.whom, "owner", Hidden(address))
             self._trials.append(Delivery(self._number, lane, trial(chain.whom, self._host), {}, True))
             numbers.append(self._number)
             self.tests[self._number] = None
@@ -167,13 +165,12 @@ class Dispatcher:
                 self._budget(lane).take()
                 self._total.take()
             self._number += 1
-            chain = self.chain(lane.agent)
-            late = now - min(incident.opened for incident in due) if lane.step == "escalation" else None
-            covers = {incident.id: incident.state(now) for incident in due}
-            delivery = Delivery(self._number, lane, message(due, self._host, late), covers)
+            incidents = [incident for incident, _ in due]
+            late = now - min(incident.opened for incident in incidents) if lane.step == "escalation" else None
+            covers = {incident.id: (place, incident.state(now)) for incident, place in due}
+            delivery = Delivery(self._number, lane, message(incidents, self._host, late), covers)
             found.append(delivery)
             self._flying[delivery.number] = delivery
-            assert chain.steps[lane.step]
         trials, self._trials = self._trials, []
         return found + trials
 
@@ -186,13 +183,13 @@ class Dispatcher:
         if why is None:
             self.sent += 1
             self._trouble.pop(delivery.lane, None)
-            for incident_id, told in delivery.covers.items():
+            for incident_id, (place, told) in delivery.covers.items():
                 incident = self.incidents.all.get(incident_id)
                 if incident is not None:
-                    incident.told = incident.told | {delivery.lane.name: told}
+                    incident.told = incident.told | {place: told}
             return
         self.failed += 1
-        whom = f"{self.chain(delivery.lane.agent).whom}, {delivery.lane.step} address {delivery.lane.place + 1}"
+        whom = ("escalation of " if delivery.lane.step == "escalation" else "") + delivery.lane.whom
         self.last_failure = {"time": rfc3339(int(now * 1e9)), "to": whom, "why": why}
         trouble = self._trouble.setdefault(delivery.lane, _Trouble())
         wait_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(trouble.failures, 16))
@@ -203,7 +200,7 @@ class Dispatcher:
         """When to ask `next` again, if nothing else happens before."""
         times = []
         busy = self._busy()
-        for _, lane, due in self._lanes():
+        for _, lane, _place, due in self._lanes():
             if lane not in busy and due is not None:
                 times.append(max(due, self._wait(lane, now)))
         times += [incident.last + KEEP_S for incident in self.incidents.all.values()]
@@ -211,7 +208,7 @@ class Dispatcher:
 
     def waiting(self, now: float) -> int:
         """How many incidents are owed to how many addresses, in all."""
-        return sum(due is not None and due <= now for _, _, due in self._lanes())
+        return sum(due is not None and due <= now for *_, due in self._lanes())
 
     def _busy(self) -> set[Lane]:
         return {delivery.lane for delivery in self._flying.values()}
@@ -224,40 +221,38 @@ class Dispatcher:
         return max(self._budget(lane).ready(now), self._total.ready(now))
 
     def _budget(self, lane: Lane) -> _Budget:
-        key = f"{self.chain(lane.agent).budget} {lane.name}"
-        if key not in self._budgets:
-            self._budgets[key] = _Budget(self._config.owner_per_hour)
-        return self._budgets[key]
+        if lane not in self._budgets:
+            self._budgets[lane] = _Budget(self._config.owner_per_hour)
+        return self._budgets[lane]
 
-    def _lanes(self) -> Iterator[tuple[Incident, Lane, float | None]]:
-        """Every incident, every address that it concerns, and when that is to be told; None: it has been."""
+    def _lanes(self) -> Iterator[tuple[Incident, Lane, str, float | None]]:
+        """Every incident and address that it concerns, where that is kept, and when to tell; None: it has been told."""
         for incident in self.incidents.all.values():
-            agent = incident.agent if incident.agent in self._agents else None
-            chain = self.chain(agent)
+            chain = self.chain(incident.agent)
             for step, addresses in chain.steps.items():
-                for index in range(len(addresses)):
-                    lane = Lane(agent, step, index)
-                    told = incident.told.get(lane.name)
+                for number, address in enumerate(addresses):
+                    place = f"{step}.{number}"
+                    told = incident.told.get(place)
                     if step == "owner":
                         due = owed_to_owner(incident, told, self._config.repeat_s)
                     else:
                         due = owed_to_next(incident, told, chain.after_s)
-                    yield incident, lane, due
+                    yield incident, Lane(chain.whom, step, Hidden(address)), place, due
 
-    def _owed(self, now: float) -> dict[Lane, list[Incident]]:
+    def _owed(self, now: float) -> dict[Lane, list[tuple[Incident, str]]]:
         busy = self._busy()
-        owed: dict[Lane, list[Incident]] = {}
-        for incident, lane, due in self._lanes():
+        owed: dict[Lane, list[tuple[Incident, str]]] = {}
+        for incident, lane, place, due in self._lanes():
             if lane not in busy and due is not None and due <= now:
-                owed.setdefault(lane, []).append(incident)
+                owed.setdefault(lane, []).append((incident, place))
         return owed
 
     def _settle(self, now: float) -> None:
         """Give up what was owed for too long, and forget what is over and told."""
         still: set[str] = set()
-        for incident, lane, due in list(self._lanes()):
+        for incident, _, place, due in list(self._lanes()):
             if due is not None and now - due > GIVE_UP_S:
-                incident.told = incident.told | {lane.name: incident.state(now)}
+                incident.told = incident.told | {place: incident.state(now)}
                 self.losses["given_up"] += 1
             elif due is not None:
                 still.add(incident.id)
@@ -287,6 +282,6 @@ def owed_to_next(incident: Incident, told: Told | None, after_s: float | None) -
     return incident.opened + after_s
 
 
-def _chain(whom: str, budget: str, notify: list[str], escalate: Escalate | None) -> Chain:
+def _chain(whom: str, notify: list[str], escalate: Escalate | None) -> Chain:
     steps: dict[Step, list[str]] = {"owner": notify, "escalation": escalate.notify if escalate else []}
-    return Chain(whom, budget, steps, seconds(escalate.after) if escalate else None)
+    return Chain(whom, steps, seconds(escalate.after) if escalate else None)

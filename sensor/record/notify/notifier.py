@@ -145,6 +145,8 @@ class Notifier:
 
     def close(self) -> None:
         """Write down what is owed, and end; waits for a few seconds at most."""
+        if self._stop:
+            return
         self._stop = True
         self._wake()
         if self._thread is not None:
@@ -224,12 +226,8 @@ class Notifier:
         self._courier = self._courier or Courier()
         self._flying[delivery.number] = delivery, time.monotonic() + ANSWER_S
         self._busy_until = time.monotonic() + _IDLE_S
-        address = self._dispatcher.address(delivery)
-        if address is None:
-            self._land(delivery, "there is no such address any more")
-            return
         try:
-            self._courier.send(delivery.number, read_address(address), delivery.message)
+            self._courier.send(delivery.number, read_address(delivery.lane.address), delivery.message)
         except AddressError as error:
             self._land(delivery, str(error))
         except OSError as error:
@@ -248,11 +246,11 @@ class Notifier:
     def _land(self, delivery: Delivery, why: str | None) -> None:
         del self._flying[delivery.number]
         self._dispatcher.done(delivery, why, self._clock())
-        whom = self._dispatcher.chain(delivery.lane.agent).whom
+        lane = delivery.lane
         if why is None:
-            log.info("notification sent", to=whom, step=delivery.lane.step, incidents=list(delivery.covers))
+            log.info("notification sent", to=lane.whom, step=lane.step, incidents=list(delivery.covers))
         else:
-            self._trouble.error("notification failed", to=whom, step=delivery.lane.step, why=why)
+            self._trouble.error("notification failed", to=lane.whom, step=lane.step, why=why)
 
     def _acknowledge(self, incident_id: str, who: str, now: float) -> None:
         self._dispatcher.incidents.acknowledge(incident_id, who, now)

@@ -20,6 +20,8 @@ import sys
 from typing import Any
 
 LIMIT_S = 25
+CHECK = "check"
+"""The level of a message that is not to be sent: is the URL one of a service?"""
 NO_APPRISE = 3
 """Exit status where apprise is not installed."""
 _CONNECT_S, _READ_S = 8.0, 12.0
@@ -94,6 +96,8 @@ def _send(apprise: Any, url: str, title: str, body: str, level: str) -> str | No
     service = apprise.Apprise.instantiate(url, asset=asset)
     if service is None:
         return "apprise knows no such service, or its URL lacks something"
+    if level == CHECK:
+        return None
     service.socket_connect_timeout = min(service.socket_connect_timeout or _CONNECT_S, _CONNECT_S)
     service.socket_read_timeout = min(service.socket_read_timeout or _READ_S, _READ_S)
     everyone = apprise.Apprise(asset=asset)

@@ -12,8 +12,9 @@ from sensor.faults import printable
 from sensor.record.notify.incidents import Incident
 
 TITLE_LENGTH = 120
-BODY_LENGTH = 3000
-IN_ONE = 8
+ALONE, TOGETHER = 600, 100
+"""How long a line may be that a workload has a say in; several incidents have to share a body of about 4,000."""
+IN_ONE = 5
 """How many incidents one message describes; further ones are named by their number."""
 _SAFE_PATH = re.compile(r"/[A-Za-z0-9_./@:+-]{1,150}")
 
@@ -32,13 +33,13 @@ def message(incidents: Sequence[Incident], host: str, unanswered_s: float | None
     more = f" (and {len(ranked) - 1} more)" if len(ranked) > 1 else ""
     late = f"not acknowledged for {in_words(unanswered_s)}: " if unanswered_s is not None else ""
     title = f"Hostbrake on {host}: {late}{what}{more}"
-    parts = [_describe(incident, host) for incident in ranked[:IN_ONE]]
+    width = ALONE if len(ranked) == 1 else TOGETHER
+    parts = [_describe(incident, host, width) for incident in ranked[:IN_ONE]]
     if len(ranked) > IN_ONE:
         parts.append(f"and {len(ranked) - IN_ONE} more incidents: hostbrake ack lists them")
     if unanswered_s is not None:
         parts.insert(0, "You are told because nobody has acknowledged this.")
-    body = "\n\n".join(_fitting(parts))
-    return Message(_cut(harmless(title), TITLE_LENGTH), body, first.level)
+    return Message(_cut(harmless(title), TITLE_LENGTH), "\n\n".join(parts), first.level)
 
 
 def trial(whom: str, host: str) -> Message:
@@ -53,17 +54,18 @@ def harmless(text: str) -> str:
     return text.translate({ord("<"): "(", ord(">"): ")", ord("`"): "'", ord("|"): "/"})
 
 
-def _describe(incident: Incident, host: str) -> str:
-    others = list(incident.rules)
-    rules = ", ".join(f"{name} ({count})" for name, count in incident.rules.items()) if len(others) > 1 else ""
+def _describe(incident: Incident, host: str, width: int) -> str:
+    """`width`: of each line that a workload has a say in; the commands below them are whole."""
+    rules = ", ".join(f"{name} ({count})" for name, count in incident.rules.items())
     alerts = "1 alert" if incident.count == 1 else f"{incident.count} alerts"
+    until = f" to {_time(incident.last)}" if incident.last > incident.opened else ""
     lines = [
-        f"What: {harmless(incident.reason)}",
-        f"Rules: {harmless(rules)}" if rules else "",
+        _cut(f"What: {harmless(incident.reason)}", width),
+        _cut(f"Rules: {harmless(rules)}", width) if len(incident.rules) > 1 else "",
         f"Level: {incident.level}, {alerts} so far",
-        f"Who: {harmless(_who(incident))}{harmless(f', owner {incident.owner}') if incident.owner else ''}",
-        f"When: {_time(incident.opened)}{f' to {_time(incident.last)}' if incident.last > incident.opened else ''}",
-        f"Done: {harmless('; '.join(incident.deeds))}",
+        _cut(harmless(f"Who: {_who(incident)}{f', owner {incident.owner}' if incident.owner else ''}"), width),
+        f"When: {_time(incident.opened)}{until}",
+        _cut(f"Done: {harmless('; '.join(incident.deeds))}", width),
         f"Incident: {incident.id}",
         f"On {host}:",
         *(f"  {command}" for command in _commands(incident)),
@@ -90,12 +92,6 @@ def _who(incident: Incident) -> str:
 
 def _time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
-
-
-def _fitting(parts: list[str]) -> list[str]:
-    """Each cut to its share."""
-    share = BODY_LENGTH // len(parts)
-    return [_cut(part, max(share, BODY_LENGTH // IN_ONE)) for part in parts]
 
 
 def _cut(text: str, limit: int) -> str:
