@@ -36,8 +36,6 @@ def unreachable(loaded: Loaded) -> Iterator[str]:
     if not find_spec("apprise"):
         yield f"nobody is told of anything: {MISSING}"
         return
-    if not notify.operators:
-        yield "nobody is told of what belongs to no agent: notify.operators in the configuration names none"
     urls: dict[str, str] = {}
     for where, address in addresses.items():
         if address.startswith("credential:"):  # known inside the service alone

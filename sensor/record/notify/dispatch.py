@@ -32,16 +32,6 @@ GIVE_UP_S = 86_400.0
 _SOON_S = 1.0
 
 
-class Chain(NamedTuple):
-    """Whom an incident is told: one owner, and who stands behind them."""
-
-    whom: str
-    """In words: "owner Ada Example". Whose messages are counted together, and told together where they can be."""
-    steps: dict[Step, list[str]]
-    after_s: float | None
-    """When the escalation's turn comes."""
-
-
 class Hidden(str):
     """An address that does not show where a tuple or a traceback is printed."""
 
@@ -57,6 +47,17 @@ class Lane(NamedTuple):
     whom: str
     step: Step
     address: Hidden
+
+
+class Chain(NamedTuple):
+    """Whom an incident is told: one owner, and who stands behind them."""
+
+    whom: str
+    """In words: "owner Ada Example". Whose messages are counted together, and told together where they can be."""
+    lanes: list[tuple[str, Lane]]
+    """Every address, and the name under which an incident keeps what it was told."""
+    after_s: float | None
+    """When the escalation's turn comes."""
 
 
 class Delivery(NamedTuple):
@@ -112,7 +113,8 @@ class Dispatcher:
         self._config = config
         self._host = host
         self._chance = chance
-        self._agents: dict[str, AgentFile] = {}
+        self._chains: dict[str, Chain] = {}
+        self._operators = _chain("operators", config.operators, config.escalate)
         self._trouble: dict[Lane, _Trouble] = {}
         self._budgets: dict[Lane, _Budget] = {}
         self._total = _Budget(config.total_per_hour)
@@ -123,28 +125,32 @@ class Dispatcher:
 
     def use(self, agents: Iterable[AgentFile]) -> None:
         """Other agents from now on; what is owed goes to whoever owns the agent now."""
-        self._agents = {agent.agent: agent for agent in agents}
+        self._chains = {
+            file.agent: _chain(f"owner {printable(file.owner.name)[:80]}", file.owner.notify, file.owner.escalate)
+            for file in agents
+        }
+        self._trouble.clear()
 
     def chain(self, agent: str | None) -> Chain:
         """The agent's owner, or the operators for what belongs to none."""
-        file = self._agents.get(agent or "")
-        if file is not None:
-            return _chain(f"owner {printable(file.owner.name)[:80]}", file.owner.notify, file.owner.escalate)
-        return _chain("operators", self._config.operators, self._config.escalate)
+        return self._chains.get(agent or "", self._operators)
+
+    @property
+    def names_anybody(self) -> bool:
+        return any(chain.lanes for chain in (*self._chains.values(), self._operators))
 
     def take(self, alert: dict[str, Any], now: float) -> None:
         """An alert that concerns somebody."""
         agent = alert.get("workload", {}).get("agent")
-        if any(self.chain(agent).steps.values()):
+        if self.chain(agent).lanes:
             self.incidents.take(alert, now)
 
     def test(self, agent: str | None) -> list[int]:
         """Send a test to every address of the owner; the numbers in `tests`."""
         chain = self.chain(agent)
         numbers = []
-        for address in chain.steps["owner"]:
+        for lane in (lane for _, lane in chain.lanes if lane.step == "owner"):
             self._number += 1
-            lane = Lane(chain.whom, "owner", Hidden(address))
             self._trials.append(Delivery(self._number, lane, trial(chain.whom, self._host), {}, True))
             numbers.append(self._number)
             self.tests[self._number] = None
@@ -229,15 +235,13 @@ class Dispatcher:
         """Every incident and address that it concerns, where that is kept, and when to tell; None: it has been told."""
         for incident in self.incidents.all.values():
             chain = self.chain(incident.agent)
-            for step, addresses in chain.steps.items():
-                for number, address in enumerate(addresses):
-                    place = f"{step}.{number}"
-                    told = incident.told.get(place)
-                    if step == "owner":
-                        due = owed_to_owner(incident, told, self._config.repeat_s)
-                    else:
-                        due = owed_to_next(incident, told, chain.after_s)
-                    yield incident, Lane(chain.whom, step, Hidden(address)), place, due
+            for place, lane in chain.lanes:
+                told = incident.told.get(place)
+                if lane.step == "owner":
+                    due = owed_to_owner(incident, told, self._config.repeat_s)
+                else:
+                    due = owed_to_next(incident, told, chain.after_s)
+                yield incident, lane, place, due
 
     def _owed(self, now: float) -> dict[Lane, list[tuple[Incident, str]]]:
         busy = self._busy()
@@ -284,4 +288,9 @@ def owed_to_next(incident: Incident, told: Told | None, after_s: float | None) -
 
 def _chain(whom: str, notify: list[str], escalate: Escalate | None) -> Chain:
     steps: dict[Step, list[str]] = {"owner": notify, "escalation": escalate.notify if escalate else []}
-    return Chain(whom, steps, seconds(escalate.after) if escalate else None)
+    lanes = [
+        (f"{step}.{number}", Lane(whom, step, Hidden(address)))
+        for step, addresses in steps.items()
+        for number, address in enumerate(addresses)
+    ]
+    return Chain(whom, lanes, seconds(escalate.after) if escalate else None)

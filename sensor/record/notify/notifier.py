@@ -37,7 +37,7 @@ ANSWER_S = 45.0
 """How long the sender may take, its start included; it gives up by itself after LIMIT_S (`sender.py`)."""
 _IDLE_S = 60.0
 """The sender's process ends after so long without work."""
-_PAUSE_S = 0.05
+_PAUSE_S = 0.02
 """Between two looks at the inbox: a storm of alerts is taken in by the batch."""
 _LONGEST_S = 60.0
 _CLOSE_S = 3.0
@@ -141,7 +141,7 @@ class Notifier:
         """What keeps everybody from being told, as `status` lists it."""
         if self._thread is not None and not self._thread.is_alive():
             return {"notifications": "their thread has ended, which is a defect; the log says more"}
-        return {} if find_spec("apprise") else {"notifications": MISSING}
+        return {} if not self._dispatcher.names_anybody or find_spec("apprise") else {"notifications": MISSING}
 
     def close(self) -> None:
         """Write down what is owed, and end; waits for a few seconds at most."""

@@ -25,7 +25,7 @@ CHECK = "check"
 NO_APPRISE = 3
 """Exit status where apprise is not installed."""
 _CONNECT_S, _READ_S = 8.0, 12.0
-_PR_SET_NO_NEW_PRIVS = 38  # include/uapi/linux/prctl.h
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38  # include/uapi/linux/prctl.h
 _CAPABILITY_VERSION_3 = 0x20080522  # include/uapi/linux/capability.h
 
 
@@ -39,12 +39,14 @@ def main() -> None:
         apprise = _apprise()
     except ImportError:
         sys.exit(NO_APPRISE)
-    _drop_privileges()
+    libc = ctypes.CDLL(None, use_errno=True)
+    _drop_privileges(libc)
     for line in sys.stdin.buffer:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         if os.fork() == 0:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # what is under way is sent again by the next sensor
             _serve(apprise, json.loads(line), answers)
 
 
@@ -55,13 +57,13 @@ def _apprise() -> Any:
     return apprise
 
 
-def _drop_privileges() -> None:
-    """No capability, and none to be had by exec: capabilities(7)."""
-    libc = ctypes.CDLL(None, use_errno=True)
+def _drop_privileges(libc: ctypes.CDLL) -> None:
+    """No capability, and none to be had by exec: capabilities(7). And an end when the sensor ends."""
     nothing = (ctypes.c_uint32 * 6)()
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.capset(header, nothing):
         sys.exit(f"privileges cannot be given up: {os.strerror(ctypes.get_errno())}")
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _serve(apprise: Any, request: dict[str, Any], answers: int) -> None:
