@@ -30,12 +30,13 @@ def main() -> None:
     def common(number: int) -> dict[str, object]:
         return {"time": now + number, "tgid": 1_000_000 + number, "start": now, "cgroup_id": 1, "uid": 0}
 
-    origin: dict[str, object] = {"image": ARGS[0], "ancestors": chain, "truncated": False}
+    origin: dict[str, object] = {"image": ARGS[0], "ancestors": chain, "truncated": False, "agent": 0}
+    origin |= {"denied": False, "unwanted": False}
     where: dict[str, object] = {"address": "127.0.0.1", "port": 9, "protocol": 6, "source_address": None}
-    what: dict[str, object] = {"source_port": None, "repeats": 0, "denied": False}
+    what: dict[str, object] = {"source_port": None, "repeats": 0}
     how: dict[str, object] = {"args": ARGS, "cwd": "/", "parent_image": "/bin/sh"}
     stdio: dict[str, object] = {"fileless": False, "stdio_socket": False, "stdio_family": 0}
-    number: dict[str, object] = {"major": 195, "minor": 0, "access": 3, "repeats": 0, "denied": False}
+    number: dict[str, object] = {"major": 195, "minor": 0, "access": 3, "repeats": 0}
     kinds: dict[str, Callable[[int], decode.Kernel]] = {
         "exec": lambda n: decode.Exec(**common(n), **origin, **how, **stdio),
         "connect": lambda n: decode.Connect(**common(n), **origin, **where, **what),

@@ -28,6 +28,9 @@ struct scratch {
 	/* Where the record ends so far. Volatile: read anew at each step, the verifier sees any value and not the
 	 * sum of what each turn of a loop may have added, which it would follow one by one. */
 	volatile __u32 end;
+	/* Where the components of the path that was appended last begin, the leaf first. */
+	volatile __u16 component[PATH_COMPONENTS];
+	volatile __u32 components;
 	union {
 		struct header header;
 		struct origin origin;
@@ -178,6 +181,7 @@ static __always_inline void fill_ancestors(struct origin *origin, struct task_st
 {
 	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
 
+	origin->agent = 0;
 	for (int i = 0; i < ANCESTORS; i++) {
 		struct task_struct *parent = BPF_CORE_READ(leader, real_parent, group_leader);
 		__u32 tgid = BPF_CORE_READ(parent, tgid);
@@ -190,13 +194,29 @@ static __always_inline void fill_ancestors(struct origin *origin, struct task_st
 	}
 }
 
-/* Append a path's components, leaf first; returns how many bytes. Walks to the root of the mount namespace, not
- * to the process's root: a program cannot give itself another name by chroot. */
-static __noinline __u16 append_path(struct scratch *scratch, struct dentry *dentry, struct vfsmount *vfs)
+static __always_inline void note_component(struct scratch *scratch, __u32 at)
 {
-	struct mount *mount = (void *)vfs - bpf_core_field_offset(struct mount, mnt);
-	__u32 begin = scratch->end;
+	__u32 count = scratch->components;
 
+	if (count >= PATH_COMPONENTS)
+		return;
+	scratch->component[count] = at;
+	scratch->components = count + 1;
+}
+
+/* Append a path's components, leaf first; returns how many bytes. Walks to the root of the mount namespace, not
+ * to the process's root: a program cannot give itself another name by chroot. Global, with addresses for pointers, so
+ * that the verifier looks at it once and not at each call. */
+__weak __noinline int append_path(struct scratch *scratch, __u64 dentry_address, __u64 vfs_address)
+{
+	struct mount *mount = (void *)vfs_address - bpf_core_field_offset(struct mount, mnt);
+	struct dentry *dentry = (void *)dentry_address;
+	__u32 begin;
+
+	if (!scratch)
+		return 0;
+	begin = scratch->end;
+	scratch->components = 0;
 	for (int i = 0; i < PATH_COMPONENTS; i++) {
 		struct dentry *parent = BPF_CORE_READ(dentry, d_parent);
 		__u32 end = scratch->end;
@@ -213,6 +233,7 @@ static __noinline __u16 append_path(struct scratch *scratch, struct dentry *dent
 		}
 		if (end - begin > PATH_BYTES || end > RECORD_BYTES - NAME_BYTES)
 			break;
+		note_component(scratch, end);
 		length =
 			bpf_probe_read_kernel_str(scratch->bytes + end, NAME_BYTES, BPF_CORE_READ(dentry, d_name.name));
 		if (length > 0)
@@ -227,7 +248,9 @@ static __noinline __u16 append_path(struct scratch *scratch, struct dentry *dent
 
 static __always_inline __u16 append_file(struct scratch *scratch, struct file *file)
 {
-	return file ? append_path(scratch, BPF_CORE_READ(file, f_path.dentry), BPF_CORE_READ(file, f_path.mnt)) : 0;
+	if (!file)
+		return 0;
+	return append_path(scratch, (__u64)BPF_CORE_READ(file, f_path.dentry), (__u64)BPF_CORE_READ(file, f_path.mnt));
 }
 
 static __always_inline void fill_key(struct repeat_key *key)
@@ -240,13 +263,12 @@ static __always_inline void fill_key(struct repeat_key *key)
 	key->cgroup_id = bpf_get_current_cgroup_id();
 }
 
-/* Whether to report this one. False: it repeats one reported less than a second ago, and was counted.
+/* Whether to report what `fill_key` filled. False: it repeats one reported less than a second ago, and was counted.
  * `repeated` gets how many were counted since that report. */
 static __always_inline bool first_or_due(struct repeat_key *key, __u32 *repeated)
 {
 	struct repeat *seen, fresh = {.reported = bpf_ktime_get_boot_ns()};
 
-	fill_key(key);
 	seen = bpf_map_lookup_elem(&repeats, key);
 	if (!seen) {
 		bpf_map_update_elem(&repeats, key, &fresh, BPF_ANY);

@@ -3,10 +3,7 @@
 #ifndef HOSTBRAKE_CONNECT_BPF_H
 #define HOSTBRAKE_CONNECT_BPF_H
 
-#include "common.bpf.h"
-
-#define AF_INET 2
-#define AF_INET6 10
+#include "policy.bpf.h"
 
 /* An IPv4 address in IPv6 clothes (RFC 4291, section 2.5.5.2) is written as what its packets carry. */
 static __always_inline __u16 plain_family(__u32 *address, __u16 family)
@@ -67,6 +64,12 @@ static __always_inline void fill_prompt(struct connect_event *event)
 	__builtin_memcpy(event->prompt, heard->remote, sizeof(event->prompt));
 }
 
+/* What tells connections of one process to one end apart. */
+static __always_inline __u32 connect_more(__u16 protocol, __u16 family, const struct judgement *judged)
+{
+	return (__u32)judged->unwanted << 24 | protocol << 8 | family;
+}
+
 /* A record of the current task's connection to what `key` says, all but the source; NULL where it is lost. */
 static __always_inline struct scratch *begin_connect(const struct repeat_key *key, __u32 repeated)
 {
@@ -78,7 +81,7 @@ static __always_inline struct scratch *begin_connect(const struct repeat_key *ke
 	fill_header(scratch, task, EVENT_CONNECT, sizeof(struct connect_event));
 	fill_ancestors(&scratch->origin, task);
 	scratch->origin.repeats = repeated;
-	scratch->connect.protocol = key->more >> 8;
+	scratch->connect.protocol = key->more >> 8 & 0xffff;
 	scratch->connect.destination_port = key->port;
 	scratch->connect.family = key->more & 0xff;
 	__builtin_memcpy(scratch->connect.destination, key->what, sizeof(key->what));

@@ -85,6 +85,7 @@ struct signal_struct {
 };
 
 struct task_struct {
+	int pid;
 	int tgid;
 	__u64 start_boottime;
 	__u64 self_exec_id;
@@ -108,7 +109,13 @@ struct cgroup_root {
 	int hierarchy_id;
 };
 
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
+};
+
 struct cgroup {
+	struct cgroup_subsys_state self;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
 };

@@ -3,6 +3,7 @@
  * connection, which io_uring passes too. net/ipv4/af_inet.c, net/ipv4/udp.c, net/ipv6/. */
 #include "connect.bpf.h"
 
+#define DENY 0
 #define ALLOW 1
 
 static __always_inline void fill_destination(struct bpf_sock_addr *ctx, __u32 *address, __u16 family)
@@ -36,25 +37,32 @@ static __always_inline void fill_source(struct bpf_sock_addr *ctx, struct connec
 	source[1] = sock->src_ip6[1];
 	source[2] = sock->src_ip6[2];
 	source[3] = sock->src_ip6[3];
+	plain_family(source, family);
 }
 
 static __always_inline int report(struct bpf_sock_addr *ctx, __u16 family)
 {
 	struct repeat_key key = {.kind = EVENT_CONNECT};
+	struct judgement judged;
 	struct scratch *scratch;
 	__u32 repeated;
+	__u16 plain;
 
 	key.port = bpf_ntohs(ctx->user_port);
 	fill_destination(ctx, (__u32 *)key.what, family);
-	key.more = ctx->protocol << 8 | plain_family((__u32 *)key.what, family);
+	plain = plain_family((__u32 *)key.what, family);
+	fill_key(&key);
+	judged = judge_egress(key.cgroup_id, key.tgid, (__u32 *)key.what, plain, key.port);
+	key.more = connect_more(ctx->protocol, plain, &judged);
 	if (!first_or_due(&key, &repeated))
-		return ALLOW;
+		return judged.denied ? DENY : ALLOW;
 	scratch = begin_connect(&key, repeated);
 	if (!scratch)
-		return ALLOW;
+		return judged.denied ? DENY : ALLOW;
+	fill_judgement(&scratch->origin, &judged);
 	fill_source(ctx, &scratch->connect, family);
 	send(scratch, URGENT);
-	return ALLOW;
+	return judged.denied ? DENY : ALLOW;
 }
 
 SEC("cgroup/connect4")

@@ -2,15 +2,15 @@
 /* The first words of each flow that begins here, and what it carries until it ends: cgroup_skb sees every packet of
  * every socket, however it was connected (kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb). Once a flow's first
  * words are known a packet costs one look-up and two additions. */
-#include "flow.bpf.h"
+#include "answers.bpf.h"
 
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
 #define ALLOW 1
 
-#define STREAM_BYTES 4096   /* of each direction are handed up */
-#define STREAM_SEGMENTS 160 /* in at most so many records: a handshake sent byte by byte is still seen whole */
-#define DATAGRAMS 6         /* of each direction, to and from one remote address */
+#define STREAM_BYTES 4096    /* of each direction are handed up */
+#define STREAM_SEGMENTS 1024 /* in at most so many records: a handshake sent byte by byte is still seen whole */
+#define DATAGRAMS 6          /* of each direction, to and from one remote address */
 #define CHUNK_BYTES 4096
 #define DNS_PORT 53
 #define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
@@ -213,6 +213,8 @@ static __always_inline void look_datagram(struct __sk_buff *skb, enum direction 
 		if (!flow)
 			return;
 	}
+	if (way == INBOUND && packet.remote_port == DNS_PORT)
+		heed_answer(skb, flow, packet.payload);
 	add(flow, skb, way);
 	if (flow->records[way] >= DATAGRAMS && packet.remote_port != DNS_PORT)
 		return;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* Programs that begin and end. tp_btf: kernel/sched tracepoints in fs/exec.c and kernel/exit.c. */
-#include "common.bpf.h"
+#include "program.bpf.h"
 
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
@@ -8,7 +8,7 @@
 #define FAMILIAR_RUNS 3
 #define FAMILIAR_NS 1000000000ULL
 
-struct program_key {
+struct run_key {
 	__u64 cgroup_id;
 	__u64 inode; /* its address: enough to tell programs apart for a second */
 };
@@ -21,7 +21,7 @@ struct program_runs {
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 4096);
-	__type(key, struct program_key);
+	__type(key, struct run_key);
 	__type(value, struct program_runs);
 } programs SEC(".maps");
 
@@ -29,7 +29,7 @@ struct {
  * among a thousand compiler runs is judged as fast as one alone; the rest share the reader's turns. */
 static __always_inline enum urgency urgency_of(struct scratch *scratch, struct inode *inode)
 {
-	struct program_key key = {.cgroup_id = scratch->header.cgroup_id, .inode = (__u64)inode};
+	struct run_key key = {.cgroup_id = scratch->header.cgroup_id, .inode = (__u64)inode};
 	struct program_runs *runs = bpf_map_lookup_elem(&programs, &key);
 	struct program_runs fresh = {.since = scratch->header.time, .runs = 1};
 
@@ -87,6 +87,7 @@ SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm *bprm)
 {
 	struct scratch *scratch = scratch_take(EVENT_EXEC);
+	struct judgement judged;
 	struct exec_event *event;
 	struct inode *inode;
 	struct file *file;
@@ -103,20 +104,29 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	if (BPF_CORE_READ(inode, i_nlink) == 0)
 		event->origin.header.flags |= FLAG_FILELESS;
 	event->origin.image_length = append_file(scratch, file);
+	judged = judge_program(scratch);
+	if (judged.denied)
+		bpf_send_signal(SIGKILL); /* handled on the way to user space: not one instruction runs */
+	fill_judgement(&event->origin, &judged);
 	event->parent_image_length = append_file(scratch, BPF_CORE_READ(task, real_parent, mm, exe_file));
-	event->cwd_length = append_path(scratch, BPF_CORE_READ(task, fs, pwd.dentry), BPF_CORE_READ(task, fs, pwd.mnt));
+	event->cwd_length = append_path(scratch, (__u64)BPF_CORE_READ(task, fs, pwd.dentry),
+	                                (__u64)BPF_CORE_READ(task, fs, pwd.mnt));
 	event->args_length = append_args(scratch, task);
-	send(scratch, urgency_of(scratch, inode));
+	send(scratch, judged.unwanted ? URGENT : urgency_of(scratch, inode));
 	return 0;
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(on_exit, struct task_struct *task)
 {
+	const struct brakes *set = the_brakes();
+	__u32 tgid = BPF_CORE_READ(task, tgid);
 	struct scratch *scratch;
 
 	if (BPF_CORE_READ(task, signal, live.counter))
 		return 0; /* other threads live on */
+	if (set && set->policies)
+		bpf_map_delete_elem(&bound, &tgid);
 	scratch = scratch_take(EVENT_EXIT);
 	if (!scratch)
 		return 0;

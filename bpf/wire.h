@@ -30,6 +30,8 @@ enum event_flags {
 	FLAG_STDIO_SOCKET = 4,
 	FLAG_DENIED = 8,
 	FLAG_ARGS_UNREADABLE = 16,
+	FLAG_UNWANTED = 32, /* against a limit that is not enforced */
+	FLAG_LEFT = 64,     /* moved out of the cgroup whose policy holds for it */
 };
 
 /* Counted per CPU and per event kind: slot = kind * COUNTERS + counter. */
@@ -39,6 +41,7 @@ enum counter {
 	COUNT_LOST_SCRATCH,    /* no scratch buffer was free */
 	COUNT_COLLAPSED,       /* repeats folded into an earlier record */
 	COUNT_ARGS_UNREADABLE, /* argv was not resident; the record has none */
+	COUNT_LOST_POLICY,     /* a child of a policed cgroup or process could not inherit: the table is full */
 	COUNTERS,
 };
 
@@ -61,7 +64,7 @@ struct origin {
 	__u32 ancestor_tgid[ANCESTORS]; /* the parent first; 0 ends the list */
 	__u32 repeats;
 	__u16 image_length;
-	__u16 reserved;
+	__u16 agent; /* whose limit denied it or would have; 0: none */
 };
 
 struct exec_event {
@@ -101,7 +104,8 @@ struct cgroup_event {
 	__u64 subject; /* the cgroup made, removed or moved into */
 	__u64 moved_start;
 	__u32 moved_tgid;
-	__u32 path_length;
+	__u16 path_length;
+	__u16 agent; /* whose policy goes with the moved process */
 };
 
 enum flow_state {
@@ -149,6 +153,81 @@ struct rounding_event {
 	__u64 span;      /* from the first sample to the last, ns */
 	__u32 counts[3]; /* samples down, up, toward zero */
 	__u32 changes;   /* how many differ from the one before */
+};
+
+/* The policy maps, which user space writes. Agents have numbers from 1 on. */
+enum policy_state { STATE_ISOLATED = 1 };
+
+struct policy {
+	__u32 agent; /* 0: nobody's, for a cgroup that is only isolated */
+	__u32 state;
+};
+
+enum limit {
+	LIMIT_ENFORCED = 1, /* else what goes against it is only told */
+	LIMIT_EGRESS = 2,   /* denied but for what `egress` holds */
+	LIMIT_GPU = 4,
+	LIMIT_PROGRAMS = 8,        /* `named` holds programs of this agent */
+	LIMIT_PROGRAMS_ALONE = 16, /* denied but for those that are allowed */
+};
+
+#define EGRESS_BITS 192 /* of an egress_key whose whole address counts */
+
+struct egress_key {
+	__u32 prefix; /* in bits, those before the address (64) included */
+	__u32 agent;
+	__u16 port; /* 0: any */
+	__u16 reserved;
+	__u8 address[16]; /* IPv4 as ::ffff:a.b.c.d */
+};
+
+enum program_verdict { PROGRAM_ALLOWED = 1, PROGRAM_DENIED = 2 };
+
+/* The paths of programs as a tree: from the root, one step for each component. */
+enum program_state {
+	PROGRAM_ROOT = 0,
+	PROGRAM_BY_NAME = 0xffffffff, /* no step: the last component, wherever it is */
+};
+
+#define PROGRAM_NAME_BYTES 56 /* with the NUL; longer ones are left to the reader */
+
+struct program_key {
+	__u32 agent; /* 0: for everybody, and in lower case */
+	__u32 state;
+	char name[PROGRAM_NAME_BYTES];
+};
+
+struct program_node {
+	__u32 next;  /* the state after this component */
+	__u16 here;  /* enum program_verdict, where the path ends here */
+	__u16 below; /* the same, where it goes on */
+};
+
+/* The host names that agents may reach as a tree: from the top level on, one step for each label. */
+#define HOST_PORTS 6
+
+struct host_key {
+	__u32 agent;
+	__u32 state;
+	char label[64]; /* in lower case, padded with NUL */
+};
+
+struct host_node {
+	__u32 next;
+	__u16 is_here;          /* the name that ends here may be reached */
+	__u16 is_below;         /* and so may all below it */
+	__u16 here[HOST_PORTS]; /* at these ports, 0 being any; the first 0 after that ends the list */
+	__u16 below[HOST_PORTS];
+};
+
+/* What there is to ask for at all, so that a hook on a node without policies asks for nothing more. */
+struct brakes {
+	__u32 policies; /* any */
+	__u32 isolated; /* any */
+	__u32 programs; /* any that are denied to everybody */
+	__u32 reserved;
+	__u64 scope;       /* id of the cgroup below which they hold */
+	__u64 scope_level; /* its depth */
 };
 
 #endif

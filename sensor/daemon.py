@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ipaddress
 import os
 import select
 import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +23,31 @@ from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
 from sensor.control import ControlServer
+from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.losses import Losses, kernel_losses, loss_alert
+from sensor.match.early import denied_programs
 from sensor.match.fanout import FanOut
 from sensor.match.ir import RuleSet
+from sensor.match.limits import LimitWatch, compile_limits
 from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
-from sensor.node import NodeError, cgroup2_mount, host
+from sensor.node import NodeError, cgroup2_mount, host, resolvers
 from sensor.pager import pager_commands
 from sensor.pipeline import Pipeline
 from sensor.record.notify.notifier import Notifier
 from sensor.record.notify.store import NOTIFY_DIR
 from sensor.record.outlet import Outlet
 from sensor.record.sink import Sink
+from sensor.respond.brakes import Brakes
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
 from sensor.respond.plan import Planner
 from sensor.supervisor import Supervisor
+from sensor.verdict import Verdict
 
 log = structlog.get_logger()
 
@@ -116,8 +122,16 @@ class Daemon:
             events=self._events,
             scope=scope,
             alert_window_s=config.alert_window_s,
-            watchers=(FanOut().match, self._profiles.match, self._mining.match),
+            watchers=(FanOut().match, self._profiles.match, self._mining.match, self._limit_watch),
         )
+        self._brakes = Brakes(
+            self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
+            mount,
+            config.mode,
+            scope,
+        )
+        self._context.follow(self._brakes)
+        self._use_agents()
         self._losses = Losses(
             {
                 "kernel": lambda: kernel_losses(self._backend.counters()),
@@ -126,12 +140,33 @@ class Daemon:
                 "context": self._context.losses,
                 "correlation": self._pipeline.losses,
                 "profiles": self._profiles.losses,
+                "limits": lambda: self._brakes.failures,
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
                 "notifications": lambda: self._notifier.losses() if self._notifier else {},
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
             }
         )
+
+    def _limit_watch(self, event: AnyEvent) -> Sequence[Verdict]:
+        return self._limits.match(event)
+
+    def _use_agents(self) -> None:
+        files = self._context.agents.files()
+        self._limits = LimitWatch(files)
+        self._brakes.deny_everybody(denied_programs(self._rules.rules))
+        self._brakes.trust(self._resolvers())
+        limits = {agent.agent: compile_limits(agent) for agent in files}
+        self._brakes.use(limits, self._context.cgroups.items(), self._context.agent_of)
+
+    def _resolvers(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+        found = []
+        for text in resolvers() if self._config.resolvers is None else self._config.resolvers:
+            try:
+                found.append(ipaddress.ip_address(text))
+            except ValueError:
+                log.warning("no address of a DNS server", nameserver=text)
+        return found
 
     def run(self) -> None:
         """Watch until SIGTERM, SIGINT or SIGHUP."""

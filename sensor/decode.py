@@ -40,6 +40,12 @@ class Origin(Kernel):
     ancestors: tuple[tuple[int, int], ...]
     """(tgid, start) of the ancestors, the parent first; as many as the kernel side walked."""
     truncated: bool
+    agent: int
+    """The number of the agent whose limit this was against; 0 where it was against none."""
+    denied: bool
+    """It was not let happen."""
+    unwanted: bool
+    """It was against a limit that is not enforced."""
 
 
 class Exec(Origin):
@@ -65,7 +71,6 @@ class Connect(Origin):
     source_address: str | None
     source_port: int | None
     repeats: int
-    denied: bool
     prompt: Prompt | None = None
 
 
@@ -86,7 +91,6 @@ class DeviceAccess(Origin):
     access: int
     """Bits: 1 read, 2 write."""
     repeats: int
-    denied: bool
 
 
 class Rounding(Origin):
@@ -165,6 +169,8 @@ class CgroupMoved(Kernel):
     moved_start: int
     into: int
     path: str
+    left: int
+    """The number of the agent whose policy it took with it out of that agent's cgroups; 0: of none."""
 
 
 KernelEvent: TypeAlias = (
@@ -249,6 +255,9 @@ def _exec(data: bytes) -> Exec:
         _path(data[image:parent]),
         _ancestors(fields),
         flags & wire.TRUNCATED != 0,
+        fields[26],
+        flags & wire.DENIED != 0,
+        flags & wire.UNWANTED != 0,
         _text(data[args:end]).removesuffix("\0").split("\0") if end > args else [],
         _path(data[cwd:args]),
         _path(data[parent:cwd]) if cwd > parent else "",
@@ -280,7 +289,7 @@ def _address(family: int, raw: bytes) -> str:
 def _connect(data: bytes) -> Connect:
     fields = wire.CONNECT_EVENT.unpack_from(data)
     time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
-    repeats, image_length, _, destination, source, protocol, port, source_port, family = fields[24:33]
+    repeats, image_length, agent, destination, source, protocol, port, source_port, family = fields[24:33]
     prompt_family, prompt_port, prompt_shared, prompt, prompted = fields[33:]
     image = _tail(data, wire.CONNECT_EVENT.size, image_length)
     return Connect(
@@ -291,14 +300,16 @@ def _connect(data: bytes) -> Connect:
         uid,
         _path(image),
         _ancestors(fields),
-        bool(flags & wire.TRUNCATED),
+        flags & wire.TRUNCATED != 0,
+        agent,
+        flags & wire.DENIED != 0,
+        flags & wire.UNWANTED != 0,
         _address(family, destination),
         port,
         protocol,
         None if source == _UNSPECIFIED else _address(family, source),
         source_port or None,
         repeats,
-        bool(flags & wire.DENIED),
         Prompt(prompted, _address(prompt_family, prompt), prompt_port, prompt_shared != 0) if prompt_family else None,
     )
 
@@ -306,7 +317,7 @@ def _connect(data: bytes) -> Connect:
 def _device(data: bytes) -> DeviceAccess:
     fields = wire.DEVICE_EVENT.unpack_from(data)
     time, start, cgroup_id, tgid, uid, _, flags, _ = fields[:8]
-    repeats, image_length, _, major, minor, access, _ = fields[24:]
+    repeats, image_length, agent, major, minor, access, _ = fields[24:]
     if not 0 < access < 4:
         raise DecodeError("bad_field", f"device access {access}")
     image = _tail(data, wire.DEVICE_EVENT.size, image_length)
@@ -318,24 +329,26 @@ def _device(data: bytes) -> DeviceAccess:
         uid,
         _path(image),
         _ancestors(fields),
-        bool(flags & wire.TRUNCATED),
+        flags & wire.TRUNCATED != 0,
+        agent,
+        flags & wire.DENIED != 0,
+        flags & wire.UNWANTED != 0,
         major,
         minor,
         access,
         repeats,
-        bool(flags & wire.DENIED),
     )
 
 
 def _cgroup(data: bytes) -> CgroupMade | CgroupRemoved | CgroupMoved:
     fields = wire.CGROUP_EVENT.unpack_from(data)
-    time, start, cgroup_id, tgid, uid, kind, _, _, subject, moved_start, moved, path_length = fields
+    time, start, cgroup_id, tgid, uid, kind, _, _, subject, moved_start, moved, path_length, left = fields
     path = _text(_tail(data, wire.CGROUP_EVENT.size, path_length).removesuffix(b"\0"))
     if kind == wire.CGROUP_MADE:
         return CgroupMade(time, tgid, start, cgroup_id, uid, subject, path)
     if kind == wire.CGROUP_REMOVED:
         return CgroupRemoved(time, tgid, start, cgroup_id, uid, subject, path)
-    return CgroupMoved(time, tgid, start, cgroup_id, uid, moved, moved_start, subject, path)
+    return CgroupMoved(time, tgid, start, cgroup_id, uid, moved, moved_start, subject, path, left)
 
 
 def _ends(fields: tuple[Any, ...]) -> Ends:
@@ -387,7 +400,10 @@ def _rounding(data: bytes) -> Rounding:
         uid,
         _path(image),
         _ancestors(fields),
-        bool(flags & wire.TRUNCATED),
+        flags & wire.TRUNCATED != 0,
+        0,
+        False,
+        False,
         *fields[27:],
     )
 

@@ -66,6 +66,10 @@ class ProcessCreation(Event):
     """Standard input, output or error is a socket."""
     stdio_socket_family: str | None = None
     """That socket's address family: inet, inet6, unix, vsock …; a journal or an sshd child has unix."""
+    denied: bool | None = None
+    """It was ended before its first instruction, since its workload may not run it."""
+    would_deny: bool | None = None
+    """As `denied`, were its agent's limits enforced."""
     truncated: bool | None = None
     """Arguments or a path were longer than what the sensor keeps (4 KiB)."""
 
@@ -93,6 +97,9 @@ class FlowEvent(Event):
     source_ip: str | None = None
     source_port: int | None = None
     denied: bool | None = None
+    """Nothing of it left, since its workload may not go there."""
+    would_deny: bool | None = None
+    """As `denied`, were its agent's limits enforced."""
 
 
 class NetworkConnection(FlowEvent):
@@ -144,7 +151,8 @@ class NetworkPayload(FlowEvent):
     """JA4, the fingerprint of the ClientHello: "t13d1516h2_8daaf6152771_b186095e22b6"."""
     http_method: str | None = None
     http_host: str | None = None
-    """The Host header or :authority, its port included where it has one."""
+    """The host of an absolute target, or else of the Host header or :authority (RFC 3986 section 3.2.2): lower case,
+    without port, brackets and user information."""
     http_path: str | None = None
     """The request target's first 256 bytes."""
     http_upgrade: str | None = None
@@ -204,6 +212,18 @@ class DeviceOpen(Event):
     access: str | None = None
     """read, write or readwrite."""
     denied: bool | None = None
+    """The driver never heard of it, since its workload may not open it."""
+    would_deny: bool | None = None
+    """As `denied`, were its agent's limits enforced."""
+
+
+class CgroupMigration(Event):
+    """A process was moved out of its agent's cgroups, into `CgroupPath`. Its agent's limits go with it."""
+
+    CATEGORY: ClassVar[str] = "cgroup_migration"
+
+    left_agent: bool | None = None
+    """Where it is now is not the cgroup of the agent that it belongs to."""
 
 
 class CpuRounding(Event):
@@ -227,7 +247,14 @@ class CpuRounding(Event):
 
 
 AnyEvent: TypeAlias = (
-    ProcessCreation | NetworkConnection | NetworkPayload | NetworkFlow | DnsQuery | DeviceOpen | CpuRounding
+    ProcessCreation
+    | NetworkConnection
+    | NetworkPayload
+    | NetworkFlow
+    | DnsQuery
+    | DeviceOpen
+    | CpuRounding
+    | CgroupMigration
 )
 
 

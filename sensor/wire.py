@@ -20,9 +20,9 @@ KINDS = {
     ROUNDING: "rounding",
 }
 
-TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE = 1, 2, 4, 8, 16
+TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE, UNWANTED, LEFT = (1 << bit for bit in range(7))
 
-COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable")
+COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "lost_policy")
 """enum counter, in order; the place in the counters map's entry is kind * len(COUNTERS) + counter."""
 
 _HEADER = "QQQIIHHI"
@@ -33,15 +33,15 @@ _ENDS = "Q16s16sHHHH"
 HEADER = struct.Struct(f"={_HEADER}")
 """time, start, cgroup_id, tgid, uid, kind, flags, size"""
 EXEC_EVENT = struct.Struct(f"={_ORIGIN}HHHH")
-"""header, ancestor starts, ancestor tgids, repeats, image length, reserved,
+"""header, ancestor starts, ancestor tgids, repeats, image length, agent,
 parent image length, cwd length, args length, stdio family"""
 CONNECT_EVENT = struct.Struct(f"={_ORIGIN}16s16sIHHHHHH16sQ")
 """…, destination, source, protocol, destination port, source port, family,
 prompt family, prompt port, prompt shared, prompt, prompted"""
 DEVICE_EVENT = struct.Struct(f"={_ORIGIN}IIII")
 """…, major, minor, access, reserved"""
-CGROUP_EVENT = struct.Struct(f"={_HEADER}QQII")
-"""header, subject, moved start, moved tgid, path length"""
+CGROUP_EVENT = struct.Struct(f"={_HEADER}QQIHH")
+"""header, subject, moved start, moved tgid, path length, agent"""
 PAYLOAD_EVENT = struct.Struct(f"={_HEADER}{_ENDS}IHH")
 """header, cookie, remote, local, remote port, local port, family, protocol, offset, length, inbound"""
 FLOW_EVENT = struct.Struct(f"={_HEADER}{_ENDS}QQQIIII")
@@ -50,3 +50,30 @@ ROUNDING_EVENT = struct.Struct(f"={_ORIGIN}QIIII")
 """…, span, samples down, up, toward zero, changes"""
 
 OPEN, CLOSED, CLOSED_REFUSED = range(3)
+
+POLICY = struct.Struct("=II")
+"""agent, state"""
+ISOLATED = 1
+LIMIT_ENFORCED, LIMIT_EGRESS, LIMIT_GPU, LIMIT_PROGRAMS, LIMIT_PROGRAMS_ALONE = (1 << bit for bit in range(5))
+EGRESS_KEY = struct.Struct("=IIHH16s")
+"""prefix, agent, port, reserved, address"""
+EGRESS_BITS = 192
+ISOLATION = 0xFFFFFFFF
+"""Stands for an agent in an EGRESS_KEY: what those who are cut off may still reach."""
+PROGRAM_NAME_BYTES = 56
+"""Of a path's component, its NUL included, that a PROGRAM_KEY holds."""
+PROGRAM_KEY = struct.Struct(f"=II{PROGRAM_NAME_BYTES}s")
+"""agent, state, name"""
+PROGRAM_NODE = struct.Struct("=IHH")
+"""next state, verdict where the path ends here, verdict where it goes on"""
+EVERYBODY = 0
+"""Stands for an agent in a PROGRAM_KEY."""
+PROGRAM_ROOT, PROGRAM_BY_NAME = 0, 0xFFFFFFFF
+PROGRAM_ALLOWED, PROGRAM_DENIED = 1, 2
+HOST_PORTS = 6
+HOST_KEY = struct.Struct("=II64s")
+"""agent, state, label"""
+HOST_NODE = struct.Struct("=IHH12s12s")
+"""next state, may the name that ends here be reached, may those below it, ports (HOST_PORTS u16) of either"""
+BRAKES = struct.Struct("=IIIIQQ")
+"""policies, isolated, programs, reserved, scope, scope level"""

@@ -62,6 +62,10 @@ class Agents:
             globs = self._cgroups if form == "cgroup" else self._units
             globs.append(_Glob(compile_glob(pattern), literal, agent))
 
+    def named(self, name: str | None) -> AgentFile | None:
+        """The agent with this name."""
+        return self._named.get(name or "")
+
     def files(self) -> list[AgentFile]:
         """All agents, by name."""
         return list(self._named.values())

@@ -34,6 +34,10 @@ class Cgroups:
     def __len__(self) -> int:
         return len(self._paths)
 
+    def items(self) -> list[tuple[int, str]]:
+        """(id, path) of all that are known."""
+        return list(self._paths.items())
+
     def seed(self) -> None:
         """Take in every cgroup that exists now."""
         self._scan(float("inf"))

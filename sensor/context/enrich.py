@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from sensor import decode
+from sensor.agents_file import AgentFile
 from sensor.context.agents import Agents
 from sensor.context.cgroups import Cgroups
 from sensor.context.conversations import PROTOCOLS, Conversations
@@ -20,7 +21,7 @@ from sensor.context.routes import Routes
 from sensor.context.usage import Usages
 from sensor.context.users import Users
 from sensor.context.workload import parse
-from sensor.events import AnyEvent, CpuRounding, DeviceOpen, NetworkConnection, ProcessCreation
+from sensor.events import AnyEvent, CgroupMigration, CpuRounding, DeviceOpen, NetworkConnection, ProcessCreation
 from sensor.node import boottime_offset
 
 _SECOND = 1_000_000_000
@@ -32,6 +33,19 @@ _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 38:
 
 def _family(number: int) -> str:
     return _FAMILIES.get(number) or str(number)
+
+
+def _agent_fields(agent: AgentFile | None) -> dict[str, Any]:
+    """What an event says of its agent."""
+    if agent is None:
+        return {}
+    return {
+        "agent": agent.agent,
+        "agent_owner": agent.owner.name,
+        "agent_purpose": agent.purpose,
+        "agent_gpu": agent.gpu.allow if agent.gpu else None,
+        "agent_egress": agent.egress.default if agent.egress else None,
+    }
 
 
 class _Place(msgspec.Struct, frozen=True, gc=False):
@@ -47,6 +61,21 @@ class _Place(msgspec.Struct, frozen=True, gc=False):
     agent_purpose: str | None = None
     agent_gpu: bool | None = None
     agent_egress: str | None = None
+
+
+class Follower(Protocol):
+    """Who has to know at once what belongs to which agent: `sensor.respond.brakes.Brakes`."""
+
+    def made(self, cgroup_id: int, path: str, agent: str | None) -> None:
+        """This cgroup is new."""
+
+    def removed(self, cgroup_id: int) -> None: ...
+
+    def belongs(self, tgid: int, agent: str, cgroup_id: int) -> None:
+        """This process is an agent's by its user."""
+
+    def name(self, number: int) -> str | None:
+        """The agent that the kernel side knows by this number."""
 
 
 class Context:
@@ -69,6 +98,7 @@ class Context:
         self._gpus = Nvml() if DRIVER.exists() else None
         self.usages = Usages(cgroup_root, self._gpus)
         self._agents = agents
+        self._follower: Follower | None = None
         self._places: dict[int | tuple[int, int], _Place] = {}
         self._offset = 0
         self._offset_due = 0
@@ -83,6 +113,15 @@ class Context:
         """From the next event on, these are the agents."""
         self._agents = agents
         self._places.clear()
+
+    def follow(self, follower: Follower) -> None:
+        """Tell `follower` of cgroups that come and go, from the next event on."""
+        self._follower = follower
+
+    def agent_of(self, cgroup_id: int, path: str) -> str | None:
+        """The agent that a cgroup belongs to by its path."""
+        agent = self._agents.of_cgroup(path, parse(path))
+        return agent.agent if agent else None
 
     @property
     def agents(self) -> Agents:
@@ -137,7 +176,7 @@ class Context:
             usage = None if raw.closed else self.usages.of(raw.cgroup_id, base["cgroup_path"], raw.time)
             return self.conversations.totals(raw, base, usage)
         else:
-            self._cgroup(raw)
+            return self._cgroup(raw)
         return None
 
     def _tick(self, now: int) -> None:
@@ -148,15 +187,46 @@ class Context:
             self._users_due = now + 60 * _SECOND
             self.users.refresh()
 
-    def _cgroup(self, raw: decode.Kernel) -> None:
+    def _cgroup(self, raw: decode.Kernel) -> AnyEvent | None:
         if isinstance(raw, decode.CgroupMade):
             self.cgroups.learn(raw.made, raw.path)
             self._places.pop(raw.made, None)
+            if self._follower:
+                self._follower.made(raw.made, raw.path, self.agent_of(raw.made, raw.path))
         elif isinstance(raw, decode.CgroupRemoved):
             self.cgroups.forget(raw.removed)
             self._places.pop(raw.removed, None)
-        elif isinstance(raw, decode.CgroupMoved) and raw.path:
-            self.cgroups.learn(raw.into, raw.path)
+            if self._follower:
+                self._follower.removed(raw.removed)
+        elif isinstance(raw, decode.CgroupMoved):
+            if raw.path:
+                self.cgroups.learn(raw.into, raw.path)
+            if raw.left:
+                return self._migration(raw)
+        return None
+
+    def _migration(self, raw: decode.CgroupMoved) -> CgroupMigration:
+        own = self.processes.find(raw.moved, raw.moved_start, "", ())
+        base = self._base(raw) | {
+            "process_id": raw.moved,
+            "process_guid": guid(raw.moved, raw.moved_start),
+            "user": None,
+            "user_id": None,
+            "cgroup_id": raw.into,
+            "cgroup_path": raw.path,
+        }
+        return CgroupMigration(
+            **base | self._agent_fields(raw.left),
+            left_agent=True,
+            image=own.image if own else None,
+            command_line=own.command_line if own else None,
+            args=own.args if own else None,
+        )
+
+    def _agent_fields(self, number: int) -> dict[str, Any]:
+        """Of the agent whose limit the kernel side applied."""
+        agent = self._agents.named(self._follower.name(number)) if self._follower else None
+        return _agent_fields(agent) if agent else {}
 
     def _place(self, cgroup_id: int, uid: int, user: str | None) -> _Place:
         key = (cgroup_id, uid) if self._agents.by_user else cgroup_id
@@ -180,11 +250,7 @@ class Context:
             systemd_unit=workload.systemd_unit,
             slurm_job_id=workload.slurm_job_id,
             kubernetes_pod=workload.kubernetes_pod,
-            agent=agent.agent if agent else None,
-            agent_owner=agent.owner.name if agent else None,
-            agent_purpose=agent.purpose if agent else None,
-            agent_gpu=agent.gpu.allow if agent and agent.gpu else None,
-            agent_egress=agent.egress.default if agent and agent.egress else None,
+            **_agent_fields(agent),
         )
 
     def _exec(self, raw: decode.Exec) -> ProcessCreation:
@@ -196,7 +262,9 @@ class Context:
         parent = processes.find(*chain[0], parent_image, chain[1:]) if chain else None
         user = self.users.name(raw.uid)
         place = self._place(raw.cgroup_id, raw.uid, user)
-        return ProcessCreation(
+        if self._agents.by_user and self._follower and place.agent:
+            self._follower.belongs(raw.tgid, place.agent, raw.cgroup_id)
+        event = ProcessCreation(
             time=raw.time + self._offset,
             boottime=raw.time,
             process_id=raw.tgid,
@@ -227,6 +295,16 @@ class Context:
             agent_gpu=place.agent_gpu,
             agent_egress=place.agent_egress,
         )
+        if raw.denied or raw.unwanted:
+            self._judged(event, raw)
+        return event
+
+    def _judged(self, event: ProcessCreation | NetworkConnection | DeviceOpen, raw: decode.Origin) -> None:
+        """What the kernel side decided, and by whose limits: a process that was moved is still its agent's."""
+        event.denied = raw.denied
+        event.would_deny = raw.unwanted or None
+        for name, value in self._agent_fields(raw.agent).items():
+            setattr(event, name, value)
 
     def _base(self, raw: decode.Kernel) -> dict[str, Any]:
         """What an event's task and cgroup say of it; of the process no more than its identity."""
@@ -278,6 +356,8 @@ class Context:
             denied=raw.denied,
             repeats=raw.repeats or None,
         )
+        if raw.denied or raw.unwanted:
+            self._judged(event, raw)
         if raw.prompt is not None:
             event.prompted_by_ip = raw.prompt.address
             event.prompted_by_port = raw.prompt.port
@@ -289,7 +369,7 @@ class Context:
 
     def _device(self, raw: decode.DeviceAccess) -> DeviceOpen:
         device_class, index = self.devices.device(raw.major, raw.minor)
-        return DeviceOpen(
+        event = DeviceOpen(
             **self._actor(raw),
             device_class=device_class,
             device_major=raw.major,
@@ -299,6 +379,9 @@ class Context:
             denied=raw.denied,
             repeats=raw.repeats or None,
         )
+        if raw.denied or raw.unwanted:
+            self._judged(event, raw)
+        return event
 
     def _rounding(self, raw: decode.Rounding) -> CpuRounding:
         own, parent = self._programs(raw)

@@ -55,6 +55,10 @@ class _Entry:
         self.protocol = "unknown"
         self.name: str | None = None
 
+    def next(self, raw: Payload) -> bytes:
+        """What of the flow's bytes this part makes known, in order."""
+        return self.streams[raw.inbound].add(raw.offset, raw.data) if self.streams else raw.data
+
 
 class Flows:
     """What is known of flows that are open, at most `limit`; the oldest go first."""
@@ -70,41 +74,34 @@ class Flows:
     def recognise(self, raw: Payload) -> Finding | None:
         """What this part of a flow, with those before it, says that was not known."""
         entry = self._entry(raw)
-        data = entry.streams[raw.inbound].add(raw.offset, raw.data) if entry.streams else raw.data
-        if not data or entry.recogniser.done:
-            return None
-        found = entry.recogniser.inbound(data) if raw.inbound else entry.recogniser.outbound(data)
-        if found is not None:
-            entry.protocol = found.protocol
-            entry.name = found.tls_server_name or found.http_host or entry.name
-        return found
+        return _recognise(entry, raw.inbound, entry.next(raw))
+
+    def recognise_beside_dns(self, raw: Payload) -> tuple[list[bytes], Finding | None]:
+        """Of a TCP flow to port 53: the DNS messages that this part completes of what came back (RFC 7766 section 8),
+        and, since anything may be spoken there, what it says that is no DNS.
+        """
+        entry = self._entry(raw)
+        data = entry.next(raw)
+        found = _recognise(entry, raw.inbound, data)
+        if found is not None and found.protocol != "dns":
+            return [], found
+        messages = []
+        if raw.inbound and entry.protocol in ("unknown", "dns"):
+            entry.dns += data
+            while len(entry.dns) >= 2 and len(entry.dns) >= 2 + (length := int.from_bytes(entry.dns[:2], "big")):
+                messages.append(entry.dns[2 : 2 + length])
+                entry.dns = entry.dns[2 + length :]
+        return messages, None
 
     def known(self, raw: FlowTotals) -> tuple[str | None, str | None]:
         """The protocol, "unknown" where its words say nothing and None where none were seen, and the peer's name."""
         entry = self._entries.get(_key(raw))
         return (entry.protocol, entry.name) if entry else (None, None)
 
-    def dns_messages(self, raw: Payload) -> list[bytes]:
-        """The DNS messages that this part of a flow to or from port 53 completes (RFC 7766 section 8 for TCP)."""
-        if raw.ends.protocol == socket.IPPROTO_UDP:
-            return [raw.data]
-        entry = self._entry(raw)
-        if not raw.inbound or entry.streams is None:
-            return []
-        entry.dns += entry.streams[True].add(raw.offset, raw.data)
-        messages = []
-        while len(entry.dns) >= 2:
-            length = int.from_bytes(entry.dns[:2], "big")
-            if len(entry.dns) < 2 + length:
-                break
-            messages.append(entry.dns[2 : 2 + length])
-            entry.dns = entry.dns[2 + length :]
-        return messages
-
-    def ended(self, raw: FlowTotals) -> None:
-        """Forget a flow that has closed."""
-        if raw.closed:
-            self._entries.pop(_key(raw), None)
+    def ended(self, raw: FlowTotals) -> Finding | None:
+        """Forget a flow that has closed; what its first words say, where they were broken off, is said now."""
+        entry = self._entries.pop(_key(raw), None) if raw.closed else None
+        return None if entry is None or entry.recogniser.done else entry.recogniser.end()
 
     def _entry(self, raw: Payload) -> _Entry:
         key = _key(raw)
@@ -116,6 +113,16 @@ class Flows:
                 self._entries.popitem(last=False)
                 self.evicted += 1
         return entry
+
+
+def _recognise(entry: _Entry, inbound: bool, data: bytes) -> Finding | None:
+    if not data or entry.recogniser.done:
+        return None
+    found = entry.recogniser.inbound(data) if inbound else entry.recogniser.outbound(data)
+    if found is not None:
+        entry.protocol = found.protocol
+        entry.name = found.tls_server_name or found.http_host or entry.name
+    return found
 
 
 def _key(raw: Payload | FlowTotals) -> Key:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sensor import wire
 from sensor.kernel.libbpf import BpfError, BpfObject, Libbpf, read_object
+from sensor.kernel.policies import Policies
 from sensor.kernel.ring import Ring, open_ring
 
 OBJECT = Path(__file__).with_name("hostbrake.bpf.o")
@@ -125,6 +126,10 @@ class CoreBackend:
                 self._object.attach(program, cgroup_fd)
         finally:
             os.close(cgroup_fd)
+
+    def policies(self, scope: int, scope_level: int) -> Policies:
+        """What agents may do, in the kernel; see `Policies`."""
+        return Policies(self._object, scope, scope_level)
 
     def watch_majors(self, majors: Iterable[int]) -> None:
         """Report opens of character devices with these major numbers, from now on."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_map__fd": (ctypes.c_int, [_POINTER]),
     "bpf_map__set_max_entries": (ctypes.c_int, [_POINTER, ctypes.c_uint32]),
     "bpf_map_update_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64]),
+    "bpf_map_delete_elem": (ctypes.c_int, [ctypes.c_int, _POINTER]),
+    "bpf_map_get_next_key": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER]),
     "bpf_map_lookup_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER]),
     "bpf_program__name": (ctypes.c_char_p, [_POINTER]),
     "bpf_program__section_name": (ctypes.c_char_p, [_POINTER]),
@@ -135,6 +139,33 @@ class BpfObject:
 
     def update(self, name: str, key: bytes, value: bytes) -> None:
         self._library.call("bpf_map_update_elem", self.map_fd(name), key, value, 0, what=f"map {name}")
+
+    def delete(self, name: str, key: bytes) -> bool:
+        """False where there was no such entry."""
+        return self._found("bpf_map_delete_elem", self.map_fd(name), key, what=f"map {name}")
+
+    def value(self, name: str, key: bytes, size: int) -> bytes | None:
+        """`size` bytes; None where there is no such entry."""
+        room = ctypes.create_string_buffer(size)
+        found = self._found("bpf_map_lookup_elem", self.map_fd(name), key, room, what=f"map {name}")
+        return room.raw if found else None
+
+    def keys(self, name: str, size: int) -> Iterator[bytes]:
+        """Every key, `size` bytes each. Of a map that changes meanwhile some may be missing, or come twice."""
+        room = ctypes.create_string_buffer(size)
+        descriptor, last = self.map_fd(name), None
+        while self._found("bpf_map_get_next_key", descriptor, last, room, what=f"map {name}"):
+            last = room.raw
+            yield last
+
+    def _found(self, name: str, *arguments: object, what: str) -> bool:
+        try:
+            self._library.call(name, *arguments, what=what)
+        except BpfError as error:
+            if error.code == errno.ENOENT:
+                return False
+            raise
+        return True
 
     def per_cpu_sums(self, map_fd: int, values: ctypes.Array[ctypes.c_uint64], count: int) -> list[int]:
         """The only entry of a per-CPU array, `count` u64 wide, summed over all CPUs. `values` is room for it."""

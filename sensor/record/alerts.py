@@ -7,6 +7,7 @@ from typing import Any
 
 from sensor.events import (
     AnyEvent,
+    CgroupMigration,
     CpuRounding,
     DeviceOpen,
     DnsQuery,
@@ -32,6 +33,7 @@ _CATEGORY = {
     DnsQuery.CATEGORY: ("network", "dns-query"),
     DeviceOpen.CATEGORY: ("host", "device-open"),
     CpuRounding.CATEGORY: ("process", "cpu-rounding"),
+    CgroupMigration.CATEGORY: ("process", "cgroup-migration"),
 }
 """event.category (of ECS's allowed values) and event.action, by Sigma category."""
 
@@ -81,12 +83,15 @@ def reason(verdict: Verdict) -> str:
 
 def _deed(event: AnyEvent) -> str:
     if isinstance(event, ProcessCreation):
-        return f"ran `{_quoted(event.command_line or event.image or '?', _QUOTE_LENGTH)}`"
+        how = "was kept from running" if event.denied else "ran"
+        return f"{how} `{_quoted(event.command_line or event.image or '?', _QUOTE_LENGTH)}`"
     if isinstance(event, FlowEvent):
         return _deed_in_the_network(event)
     if isinstance(event, DnsQuery):
         kind = f" ({_quoted(event.query_type, _SHORT_LENGTH)})" if event.query_type else ""
         return f"looked up {_quoted(event.query_name or '?', _QUOTE_LENGTH)}{kind}"
+    if isinstance(event, CgroupMigration):
+        return "was moved out of its agent's cgroups"
     if isinstance(event, CpuRounding):
         return "kept changing the rounding mode of its arithmetic at random"
     deed = "was kept from opening" if event.denied else "opened"

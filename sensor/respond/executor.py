@@ -15,7 +15,7 @@ from collections import Counter, deque
 import msgspec
 from msgspec.structs import replace
 
-from sensor.events import AnyEvent
+from sensor.events import AnyEvent, DeviceOpen, FlowEvent, ProcessCreation
 from sensor.respond import process
 from sensor.respond.act import BOUND_S, POLL_S, Act, FreezeCgroups, KillCgroups, KillProcess, survived
 from sensor.respond.cgroupfs import Cgroup, CgroupRoot
@@ -104,6 +104,10 @@ class Executor:
     def begin(self, verdict: Verdict) -> Outcome | Pending:
         """Do what `verdict` asks for, or say why not. Raises nothing for what the kernel or a process does."""
         detect_ms = _since(verdict.event, _now())
+        if verdict.rule.action == "deny" and _was_denied(verdict.event):
+            return self._counted(_denied(self.mode, detect_ms))
+        if verdict.rule.action == "deny" and _would_be_denied(verdict.event):
+            return self._counted(replace(_denied(self.mode, detect_ms), outcome="would", respond_ms=None))
         plan = self._planner.plan(verdict)
         outcome = Outcome(
             mode=self.mode,
@@ -127,7 +131,7 @@ class Executor:
         job = self._jobs.get(key)
         if job is None:
             try:
-                job = self._job(plan)
+                job = self._job(plan, _ended(verdict.event))
             except OSError as error:
                 reason = f"the target cannot be opened: {error.strerror}"
                 return self._counted(replace(outcome, outcome="failed", reason=reason))
@@ -175,7 +179,8 @@ class Executor:
         self._epoll.close()
         return done
 
-    def _job(self, plan: Plan) -> _Job:
+    def _job(self, plan: Plan, ended: int | None) -> _Job:
+        """`ended`: the process that the kernel side has ended already."""
         with contextlib.ExitStack() as held:
             cgroups = self._open(plan.cgroups, held)
             offender = process.open_process(plan.process) if plan.process else None
@@ -192,21 +197,21 @@ class Executor:
             limit = self._kills.maxlen
             reasons.append(f"{limit} kills within a minute reached: frozen instead, until thawed or killed")
         elif not alive:
-            reasons.append("nothing was left to kill")
+            reasons.append("the kernel ended it before it began" if ended else "nothing was left to kill")
         elif not cgroups and plan.cgroups:
             reasons.append("the cgroup is gone; only the process and its descendants")
         return _Job(
-            self._target(cgroups, offender, freeze),
+            self._target(cgroups, offender, freeze, ended),
             action="freeze" if freeze else plan.action,
             scope=plan.scope if cgroups else "process",
             reason="; ".join(filter(None, reasons)) or None,
         )
 
-    def _target(self, cgroups: list[Cgroup], offender: tuple[int, int] | None, freeze: bool) -> Act:
+    def _target(self, cgroups: list[Cgroup], offender: tuple[int, int] | None, freeze: bool, ended: int | None) -> Act:
         if not cgroups and offender is not None:
             return KillProcess(*offender, self._guards.spared(), freeze)
         if not freeze:
-            return KillCgroups(cgroups, offender[1] if offender else None)
+            return KillCgroups(cgroups, offender[1] if offender else None, ended)
         if offender is not None:
             os.close(offender[1])
         return FreezeCgroups(cgroups)
@@ -272,6 +277,27 @@ def _completed(verdict: Verdict, outcome: Outcome, job: _Job) -> Outcome:
         reason=result.reason,
         processes=result.processes,
         respond_ms=_since(verdict.event, result.at) if result.name == "done" else None,
+    )
+
+
+def _was_denied(event: AnyEvent) -> bool:
+    """The kernel refused it. A denied program is no such thing: that its process is gone has to be verified."""
+    return isinstance(event, FlowEvent | DeviceOpen) and bool(event.denied)
+
+
+def _ended(event: AnyEvent) -> int | None:
+    """The process that the kernel side ended before its first instruction."""
+    return event.process_id if isinstance(event, ProcessCreation) and event.denied else None
+
+
+def _would_be_denied(event: AnyEvent) -> bool:
+    return isinstance(event, FlowEvent | DeviceOpen) and bool(event.would_deny)
+
+
+def _denied(mode: Mode, detect_ms: float | None) -> Outcome:
+    """Nothing had left when the kernel told of it."""
+    return Outcome(
+        mode=mode, action="deny", outcome="done", scope="process", processes=0, detect_ms=detect_ms, respond_ms=0.0
     )
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from sensor.events import AnyEvent
+from sensor.events import AnyEvent, ProcessCreation
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.guards import Guards
 from sensor.verdict import Action, Scope, Verdict
 
-AVAILABLE: frozenset[Action] = frozenset({"alert", "kill"})
+AVAILABLE: frozenset[Action] = frozenset({"alert", "kill", "deny"})
 """What the executor can do so far."""
 
 _SLURM_JOB = re.compile(r"/.*?slurmstepd\.scope/job_[^/]+(?=/|$)", re.DOTALL)
@@ -58,7 +58,9 @@ class Planner:
             return Plan(action="alert", scope=rule.scope)
         if rule.action not in AVAILABLE:
             return self._refused(verdict, f"{rule.action} is not available yet")
-        if rule.scope == "process":
+        if rule.action == "deny" and not isinstance(event, ProcessCreation):
+            return self._refused(verdict, "it has happened; only a limit in an agent's file denies it in time")
+        if rule.scope == "process" or rule.action == "deny":
             return self._process_plan(verdict, None)
         if rule.scope == "agent" and (plan := self._agent_plan(verdict)):
             return plan

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benign_helpers import Place, Site, open_site
+from live_helpers import Certificate, Link, Live
 from sensor_helpers import Launch
 
-from sensor.cli.staging import Sensor
+from sensor.cli.staging import Sensor, throwaway_cgroup
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +46,37 @@ def launch(cgroup: Path, tmp_path: Path, state_dir: Path) -> Iterator[Launch]:
         with contextlib.suppress(ProcessLookupError):
             sensor.process.send_signal(signal.SIGCONT)
         sensor.stop()
+
+
+@pytest.fixture(scope="session")
+def link() -> Iterator[Link]:
+    """Network namespaces for workloads and for servers."""
+    made = Link()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def live(cgroup: Path, link: Link) -> Iterator[Live]:
+    """The sensor's stages on a throwaway cgroup, with workloads on `link`."""
+    made = Live(cgroup, link)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, state_dir: Path) -> Iterator[Site]:
+    """One for all tests of a module: see `benign_helpers`."""
+    name = f"hostbrake-test-{uuid.uuid4().hex[:12]}"
+    with throwaway_cgroup(name) as cgroup, open_site(cgroup, tmp_path_factory.mktemp("site"), state_dir) as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=["loopback", "external"])
+def place(request: pytest.FixtureRequest, site: Site) -> Place:
+    return site.places[request.param]

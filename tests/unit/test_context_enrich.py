@@ -21,6 +21,7 @@ GONE = 2**22 + 1  # past PID_MAX_LIMIT: no process has this pid
 INIT = (GONE + 1, TICK)
 SHELL = (GONE + 2, 7 * TICK)
 ROME = 1 << 40
+UNJUDGED = {"truncated": False, "agent": 0, "denied": False, "unwanted": False}
 
 
 def common(**fields: Any) -> dict[str, Any]:
@@ -29,20 +30,20 @@ def common(**fields: Any) -> dict[str, Any]:
 
 
 def executed(**fields: Any) -> decode.Exec:
-    origin = {"image": "/usr/bin/ssh", "ancestors": (SHELL, INIT), "truncated": False}
+    origin = {"image": "/usr/bin/ssh", "ancestors": (SHELL, INIT)} | UNJUDGED
     program = {"args": ["ssh", "-R", "1:a b:2"], "cwd": "/srv", "parent_image": "/bin/sh"}
     stdio = {"fileless": False, "stdio_socket": False, "stdio_family": 0}
     return decode.Exec(**common() | origin | program | stdio | fields)
 
 
 def connected(**fields: Any) -> decode.Connect:
-    origin = {"image": "/usr/bin/ssh", "ancestors": (SHELL, INIT), "truncated": False}
+    origin = {"image": "/usr/bin/ssh", "ancestors": (SHELL, INIT)} | UNJUDGED
     flow = {"address": "192.0.2.7", "port": 22, "protocol": 6, "source_address": "10.0.0.1", "source_port": 999}
-    return decode.Connect(**common() | origin | flow | {"repeats": 0, "denied": False} | fields)
+    return decode.Connect(**common() | origin | flow | {"repeats": 0} | fields)
 
 
 def opened(**fields: Any) -> decode.DeviceAccess:
-    origin = {"image": "/usr/bin/python3", "ancestors": (SHELL, INIT), "truncated": False}
+    origin = {"image": "/usr/bin/python3", "ancestors": (SHELL, INIT)} | UNJUDGED
     device = {"major": 195, "minor": 3, "access": 3, "repeats": 4, "denied": True}
     return decode.DeviceAccess(**common() | origin | device | fields)
 
@@ -161,7 +162,7 @@ def test_cgroup_removed_and_another_made(context: Context) -> None:
     assert event is not None
     assert (event.cgroup_path, event.agent) == (None, None)
     assert context.losses()["cgroups_unknown"] == 1
-    moved = decode.CgroupMoved(**common(), moved=GONE, moved_start=0, into=ROME, path="/elsewhere/ssh.service")
+    moved = decode.CgroupMoved(**common(), moved=GONE, moved_start=0, into=ROME, path="/elsewhere/ssh.service", left=0)
     context.enrich(moved)
     event = context.enrich(executed())
     assert event is not None

@@ -66,7 +66,7 @@ def device_record(access: int) -> bytes:
 
 
 def cgroup_record(kind: int) -> bytes:
-    return wire.CGROUP_EVENT.pack(*header(kind), 88, 55, 66, 6) + b"/a\nb\xff\0"
+    return wire.CGROUP_EVENT.pack(*header(kind), 88, 55, 66, 6, 9) + b"/a\nb\xff\0"
 
 
 def rounding_record() -> bytes:
@@ -139,7 +139,12 @@ def test_the_other_kinds() -> None:
     made, removed, moved = (decode(record) for record in RECORDS[-3:])
     assert isinstance(made, CgroupMade) and (made.made, made.path) == (88, "/a\nb\\xff")
     assert isinstance(removed, CgroupRemoved) and removed.removed == 88
-    assert isinstance(moved, CgroupMoved) and (moved.moved, moved.moved_start, moved.into) == (66, 55, 88)
+    assert isinstance(moved, CgroupMoved) and (moved.moved, moved.moved_start, moved.into, moved.left) == (
+        66,
+        55,
+        88,
+        9,
+    )
 
 
 @pytest.mark.parametrize(

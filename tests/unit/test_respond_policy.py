@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sensor.context.identity import TICK, guid, start_ticks
-from sensor.events import ProcessCreation
+from sensor.events import NetworkConnection, ProcessCreation
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
@@ -146,10 +146,20 @@ def test_agent_scope_in_slurm_is_every_step_and_never_the_job(root: CgroupRoot) 
     }
 
 
-@pytest.mark.parametrize("action", ["isolate", "freeze", "deny"])
+@pytest.mark.parametrize("action", ["isolate", "freeze"])
 def test_what_is_not_available_yet_is_refused(root: CgroupRoot, action: Action) -> None:
     plan = planned(root, event_at("/x"), action=action)
     assert plan.refused and plan.reason == f"{action} is not available yet"
+
+
+def test_only_a_program_can_be_denied_after_the_kernel_let_it_begin(root: CgroupRoot) -> None:
+    event = event_at("/x")
+    assert isinstance(event, ProcessCreation)
+    plan = planned(root, event, action="deny")
+    assert not plan.refused and (plan.action, plan.scope, plan.process) == ("deny", "process", event.process_guid)
+    connection = NetworkConnection(time=0, process_id=event.process_id, process_guid=event.process_guid)
+    plan = planned(root, connection, action="deny")
+    assert plan.refused and plan.reason and "it has happened" in plan.reason
 
 
 def test_without_cgroup_and_process_there_is_no_target(root: CgroupRoot) -> None:

@@ -65,6 +65,11 @@ def layout(format_: str) -> list[tuple[int, int]]:
         ("payload_event", wire.PAYLOAD_EVENT),
         ("flow_event", wire.FLOW_EVENT),
         ("rounding_event", wire.ROUNDING_EVENT),
+        ("policy", wire.POLICY),
+        ("egress_key", wire.EGRESS_KEY),
+        ("program_key", wire.PROGRAM_KEY),
+        ("program_node", wire.PROGRAM_NODE),
+        ("brakes", wire.BRAKES),
     ],
 )
 def test_structs_lie_as_the_compiler_laid_them(

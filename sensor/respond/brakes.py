@@ -1,0 +1,251 @@
+"""Agents' limits, put where the kernel enforces them: which cgroup is under which limits, from start to end."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import structlog
+
+from sensor import wire
+from sensor.kernel.libbpf import BpfError
+from sensor.kernel.policies import HostTree, Policies, ProgramTree, mapped
+from sensor.match.limits import Limits, Network, Programs
+from sensor.verdict import Mode
+
+log = structlog.get_logger()
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_DNS_PORT = 53
+_FIRST_NUMBER = 1
+_LAST_NUMBER = 0xFFFF - 1
+
+AgentOf = Callable[[int, str], str | None]
+"""The agent of a cgroup, by id and path."""
+
+
+class Brakes:
+    """Keeps the policy maps as the agents' files say. An agent keeps its number as long as the sensor runs."""
+
+    def __init__(self, policies: Policies, mount: Path, mode: Mode, scope: str = "/") -> None:
+        """`mount` is where the whole v2 hierarchy is; only cgroups in `scope` are limited."""
+        self.failures: Counter[str] = Counter()
+        """What the kernel refused, by what it was: a limit that could not be set is a hole."""
+        self._policies = policies
+        self._mount = mount
+        self._scope = scope
+        self._below = scope.rstrip("/") + "/"
+        self._enforced = wire.LIMIT_ENFORCED if mode == "enforce" else 0
+        self._numbers: dict[str, int] = {}
+        self._limits: dict[str, Limits] = {}
+        self._places: dict[int, str] = {}
+        self._isolated: dict[str, int] = {}
+        self._denied: frozenset[bytes] = frozenset()
+        self._resolvers: frozenset[tuple[Network, int | None]] = frozenset()
+
+    def name(self, number: int) -> str | None:
+        """The agent with this number."""
+        return next((name for name, own in self._numbers.items() if own == number), None)
+
+    def use(self, limits: Mapping[str, Limits], cgroups: Iterable[tuple[int, str]], agent_of: AgentOf) -> None:
+        """From now on these are the limits, and `cgroups`, (id, path) each, is every cgroup that there is.
+
+        First what is allowed, then what is limited, then what is no longer allowed: nothing that both the old and
+        the new limits let happen is denied in between.
+        """
+        before = self._limits
+        self._limits = {name: limit for name, limit in limits.items() if _is_limiting(limit)}
+        for name in self._limits:
+            if name not in self._numbers and len(self._numbers) < _LAST_NUMBER:
+                self._numbers[name] = _FIRST_NUMBER + len(self._numbers)
+        for name, limit in self._limits.items():
+            self._allow(self._numbers[name], before.get(name), limit)
+        self._announce()
+        for name, number in self._numbers.items():
+            flags = self._flags(self._limits[name]) if name in self._limits else 0
+            self._try("limits", self._policies.limit, number, flags)
+        for name, limit in before.items():
+            self._forget(self._numbers[name], limit, self._limits.get(name))
+        for cgroup_id, path in cgroups:
+            self.made(cgroup_id, path, agent_of(cgroup_id, path))
+
+    def deny_everybody(self, programs: Programs) -> None:
+        """From now on no process in scope begins one of these programs; in monitor mode, each may."""
+        wanted = _entries(wire.EVERYBODY, {wire.PROGRAM_DENIED: programs}) if self._enforced else {}
+        for key, node in wanted.items():
+            self._try("programs", self._policies.name_program, key, node)
+        for key in self._denied - wanted.keys():
+            self._try("programs", self._policies.forget_program, key)
+        self._denied = frozenset(wanted)
+        self._announce()
+
+    def _announce(self) -> None:
+        policies = bool(self._limits or self._isolated)
+        self._try("policies", self._policies.use, policies, bool(self._isolated), bool(self._denied))
+
+    def trust(self, resolvers: Iterable[Address]) -> None:
+        """From now on answers of these DNS servers alone say where a host is, and agents that may reach hosts by name
+        may ask them.
+        """
+        now = {mapped(address): address for address in resolvers}
+        for key in self._policies.resolvers():
+            if key not in now:
+                self._try("resolvers", self._policies.distrust_resolver, key)
+        for address in now.values():
+            self._try("resolvers", self._policies.trust_resolver, address)
+        self._resolvers = frozenset((ipaddress.ip_network(address), _DNS_PORT) for address in now.values())
+
+    def made(self, cgroup_id: int, path: str, agent: str | None) -> None:
+        """The cgroup belongs to `agent` now, or to none. What is in it already is bound, too."""
+        if agent is None or agent not in self._limits or not (path == self._scope or path.startswith(self._below)):
+            if self._places.pop(cgroup_id, None) is not None or self._limits:
+                self._set(cgroup_id, 0, self._state(path))
+            return
+        number = self._numbers[agent]
+        if self._places.get(cgroup_id) != agent:
+            self._places[cgroup_id] = agent
+            self._try("policies", self._policies.assign, cgroup_id, number, self._state(path))
+        for tgid in self._members(path):
+            self._try("processes", self._policies.bind, tgid, number)
+
+    def isolate(self, path: str, cgroup_id: int) -> None:
+        """Cut the cgroup off, and all below it: no packet leaves but to the allow list, and no GPU is opened.
+
+        Raises BpfError where the kernel refuses, and then some of it may be cut off.
+        """
+        self._isolated[path] = cgroup_id
+        self._policies.use(True, True, bool(self._denied))
+        for below, below_id in self._tree(path):
+            self._policies.assign(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
+
+    def release(self, path: str) -> bool:
+        """Undo `isolate` of this very cgroup; what it is denied by its agent's limits stays so. False: it was not.
+
+        Raises BpfError where the kernel refuses.
+        """
+        if self._isolated.pop(path, None) is None:
+            return False
+        for below, below_id in self._tree(path):
+            self._set(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
+        self._announce()
+        return True
+
+    def isolated(self) -> list[str]:
+        """The cgroups that were cut off, each with all below it."""
+        return sorted(self._isolated)
+
+    def allow_in_isolation(self, destinations: Iterable[tuple[Network, int | None]]) -> None:
+        """Where those who are cut off may still go."""
+        for network, port in destinations:
+            self._try("isolation", self._policies.allow_egress, wire.ISOLATION, network, port)
+
+    def is_isolated(self, path: str) -> bool:
+        """Whether the kernel has it so for every cgroup from here down."""
+        policies = [self._policies.assigned(below_id) for _, below_id in self._tree(path)]
+        return all(policy is not None and policy[1] & wire.ISOLATED for policy in policies)
+
+    def _set(self, cgroup_id: int, number: int, state: int) -> None:
+        if number or state:
+            self._try("policies", self._policies.assign, cgroup_id, number, state)
+        else:
+            self._try("policies", self._policies.release, cgroup_id)
+
+    def _state(self, path: str) -> int:
+        is_below = any(path == top or path.startswith(top.rstrip("/") + "/") for top in self._isolated)
+        return wire.ISOLATED if is_below else 0
+
+    def _tree(self, path: str) -> list[tuple[str, int]]:
+        """(path, id) of a cgroup and all below it; more than exist are no harm."""
+        top = self._mount / path.lstrip("/")
+        found = []
+        for directory, _, _ in os.walk(top):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((directory.removeprefix(str(self._mount)), Path(directory).stat().st_ino))
+        return found
+
+    def belongs(self, tgid: int, agent: str, cgroup_id: int) -> None:
+        """A process is an agent's for another reason than its cgroup: its user."""
+        if agent in self._limits and self._places.get(cgroup_id) != agent:
+            self._try("processes", self._policies.bind, tgid, self._numbers[agent])
+
+    def removed(self, cgroup_id: int) -> None:
+        """The kernel side has already forgotten it."""
+        self._places.pop(cgroup_id, None)
+        self._isolated = {path: own for path, own in self._isolated.items() if own != cgroup_id}
+
+    def _members(self, path: str) -> list[int]:
+        try:
+            text = Path(os.fsdecode(os.fsencode(self._mount) + os.fsencode(path)), "cgroup.procs").read_text()
+        except OSError:  # removed, or a threaded cgroup, which has no processes of its own
+            return []
+        return [int(tgid) for tgid in text.split()]
+
+    def _flags(self, limits: Limits) -> int:
+        flags = self._enforced
+        flags |= wire.LIMIT_EGRESS if limits.has_egress else 0
+        flags |= wire.LIMIT_GPU if limits.has_gpu else 0
+        flags |= wire.LIMIT_PROGRAMS if limits.deny.every else 0
+        return flags | (wire.LIMIT_PROGRAMS_ALONE if limits.alone else 0)
+
+    def _allow(self, number: int, before: Limits | None, now: Limits) -> None:
+        for network, port in self._reachable(now) - (self._reachable(before) if before else frozenset()):
+            self._try("egress", self._policies.allow_egress, number, network, port)
+        for key, node in _tree(number, now).items():
+            self._try("programs", self._policies.name_program, key, node)
+        for key, node in self._hosts(number, now).items():
+            self._try("hosts", self._policies.name_host, key, node)
+
+    def _forget(self, number: int, before: Limits, now: Limits | None) -> None:
+        for network, port in self._reachable(before) - (self._reachable(now) if now else frozenset()):
+            self._try("egress", self._policies.forbid_egress, number, network, port)
+        for key in _tree(number, before).keys() - (_tree(number, now).keys() if now else set()):
+            self._try("programs", self._policies.forget_program, key)
+        for key in self._hosts(number, before).keys() - (self._hosts(number, now).keys() if now else set()):
+            self._try("hosts", self._policies.forget_host, key)
+
+    def _reachable(self, limits: Limits) -> frozenset[tuple[Network, int | None]]:
+        return limits.networks | self._resolvers if limits.hosts else limits.networks
+
+    def _hosts(self, number: int, limits: Limits) -> dict[bytes, bytes]:
+        tree = HostTree(number)
+        for host, port in limits.hosts:
+            tree.add(host, port)
+        entries = tree.entries()
+        for label in tree.left_out:
+            self.failures["hosts"] += 1
+            log.error("a host has too many ports", agent=limits.agent, label=label, most=wire.HOST_PORTS)
+        return entries
+
+    def _try(self, what: str, write: Callable[..., None], *arguments: Any) -> None:
+        try:
+            write(*arguments)
+        except BpfError as error:
+            self.failures[what] += 1
+            log.error("a limit could not be set", what=what, reason=str(error))
+
+
+def _is_limiting(limits: Limits) -> bool:
+    return limits.has_egress or limits.has_gpu or bool(limits.deny.every) or limits.alone
+
+
+def _tree(number: int, limits: Limits) -> dict[bytes, bytes]:
+    """What the kernel can decide of an agent's programs."""
+    return _entries(number, {wire.PROGRAM_DENIED: limits.deny, wire.PROGRAM_ALLOWED: limits.allow})
+
+
+def _entries(number: int, verdicts: Mapping[int, Programs]) -> dict[bytes, bytes]:
+    tree = ProgramTree(number)
+    for verdict, programs in verdicts.items():
+        for name in programs.names:
+            tree.add_name(name, verdict)
+        for path in programs.paths:
+            tree.add_path(path, verdict)
+        for path in programs.below:
+            tree.add_path(path, verdict, below=True)
+    return tree.entries()
