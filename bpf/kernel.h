@@ -7,15 +7,23 @@
 #include <linux/types.h>
 #include <stdbool.h>
 
+#define AF_UNIX 1
+#define AF_INET 2
+#define AF_INET6 10
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct qstr {
 	const unsigned char *name;
 };
 
+struct pipe_inode_info;
+
 struct inode {
 	unsigned short i_mode;
+	unsigned int i_rdev;
 	unsigned int i_nlink;
+	struct pipe_inode_info *i_pipe;
 };
 
 struct dentry {
@@ -41,6 +49,7 @@ struct path {
 
 struct file {
 	struct path f_path;
+	unsigned int f_mode;
 	struct inode *f_inode;
 	void *private_data;
 };
@@ -51,6 +60,18 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+};
+
+struct unix_sock {
+	struct sock *peer;
+};
+
+struct tty_struct {
+	struct tty_struct *link;
+};
+
+struct tty_file_private {
+	struct tty_struct *tty;
 };
 
 struct socket {
@@ -84,6 +105,8 @@ struct signal_struct {
 	atomic_t live;
 };
 
+struct css_set;
+
 struct task_struct {
 	int pid;
 	int tgid;
@@ -95,6 +118,8 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct signal_struct *signal;
+	struct css_set *cgroups;
+	const struct cred *cred;
 };
 
 struct linux_binprm {
@@ -118,6 +143,31 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+};
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct cred {
+	kuid_t uid;
+};
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
 };
 
 struct fxregs_state {

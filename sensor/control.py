@@ -17,6 +17,9 @@ CLIENTS = 16
 BACKLOG = 128
 PATIENCE_S = 2.0
 
+_CREDENTIALS = struct.Struct("3i")
+"""struct ucred, unix(7)."""
+
 
 class ControlError(Exception):
     """The sensor cannot be asked, or refuses; the message is one sentence."""
@@ -33,6 +36,9 @@ class Peer(NamedTuple):
         return f"uid {self.uid}"
 
 
+NOBODY = Peer(-1, -1, -1)
+Observer = Callable[[str, str, Peer | None], None]
+"""Told of every request: the command, "done" or "refused", and who asked. Must neither raise nor wait."""
 Handler = Callable[[dict[str, Any], Peer], dict[str, Any]]
 """(arguments, who asks) -> reply; raises ControlError to refuse."""
 
@@ -40,10 +46,11 @@ Handler = Callable[[dict[str, Any], Peer], dict[str, Any]]
 class ControlServer:
     """Serves without blocking: `accept` when the listener is readable, `serve` at every turn of the loop."""
 
-    def __init__(self, path: Path, commands: dict[str, Handler]) -> None:
+    def __init__(self, path: Path, commands: dict[str, Handler], observer: Observer | None = None) -> None:
         """Raises ControlError where another sensor listens at `path` or the socket cannot be made."""
         self._path = path
         self._commands = commands
+        self._observer = observer
         self._clients: dict[socket.socket, tuple[float, bytearray]] = {}
         self.refused = 0
         """Requests that were malformed, too large or too slow, and clients over the limit."""
@@ -75,8 +82,8 @@ class ControlServer:
             if len(self._clients) >= CLIENTS:
                 self.serve()
             if len(self._clients) >= CLIENTS:
-                self.refused += 1
                 oldest = next(iter(self._clients))
+                self._refuse(oldest, "unfinished")
                 del self._clients[oldest]
                 oldest.close()
             client.setblocking(False)
@@ -89,7 +96,7 @@ class ControlServer:
             if b"\n" in request:
                 self._answer(client, bytes(request.partition(b"\n")[0]))
             elif over or len(request) > REQUEST_BYTES or time.monotonic() > deadline:
-                self.refused += 1
+                self._refuse(client, "unfinished")
             else:
                 continue
             del self._clients[client]
@@ -101,18 +108,28 @@ class ControlServer:
             request = orjson.loads(line)
         except orjson.JSONDecodeError:
             request = None
-        handler = self._commands.get(str(request.get("command"))) if isinstance(request, dict) else None
+        command = str(request.get("command")) if isinstance(request, dict) else "malformed"
+        handler = self._commands.get(command) if isinstance(request, dict) else None
         if handler is None:
-            self.refused += 1
+            self._refuse(client, "malformed" if command == "malformed" else "unknown")
             reply: dict[str, Any] = {"error": f"unknown request; known commands: {', '.join(self._commands)}"}
         else:
+            self._observe(client, command, "done")
             try:
-                reply = handler(request, _peer(client))
+                reply = handler(request, _peer(client) or NOBODY)
             except ControlError as error:
                 reply = {"error": str(error)}
         with contextlib.suppress(OSError):  # it may have gone; nothing is lost but its answer
             client.settimeout(PATIENCE_S / 10)
             client.sendall(orjson.dumps(reply) + b"\n")
+
+    def _refuse(self, client: socket.socket, what: str) -> None:
+        self.refused += 1
+        self._observe(client, what, "refused")
+
+    def _observe(self, client: socket.socket, command: str, answer: str) -> None:
+        if self._observer is not None:
+            self._observer(command, answer, _peer(client))
 
     def close(self) -> None:
         for client in self._clients:
@@ -121,8 +138,12 @@ class ControlServer:
         self._path.unlink(missing_ok=True)
 
 
-def _peer(client: socket.socket) -> Peer:
-    return Peer(*struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)))
+def _peer(client: socket.socket) -> Peer | None:
+    try:
+        data = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    except OSError:
+        return None
+    return Peer(*_CREDENTIALS.unpack(data))
 
 
 def _receive(client: socket.socket, request: bytearray) -> bool:

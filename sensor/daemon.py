@@ -25,6 +25,7 @@ from sensor.context.enrich import Context
 from sensor.control import ControlServer
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
+from sensor.kernel.libbpf import BpfError
 from sensor.losses import Losses, kernel_losses, loss_alert
 from sensor.match.early import denied_programs
 from sensor.match.fanout import FanOut
@@ -34,9 +35,12 @@ from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
-from sensor.node import NodeError, cgroup2_mount, host, resolvers
-from sensor.pager import pager_commands
+from sensor.node import NodeError, boot_id, cgroup2_mount, host, resolvers
+from sensor.pager import LOOKS, pager_commands
 from sensor.pipeline import Pipeline
+from sensor.record.audit.incidents import Incidents
+from sensor.record.audit.requests import Peer, Requests
+from sensor.record.audit.trail import Audit
 from sensor.record.notify.notifier import Notifier
 from sensor.record.notify.store import NOTIFY_DIR
 from sensor.record.outlet import Outlet
@@ -57,6 +61,8 @@ TICK_S = 2.0
 TURN_S = 0.008
 """How soon to look again after a turn that took records: the kernel side does not wake for a familiar program
 within this time (TURN_NS in bpf/common.bpf.h), so that a storm of execs costs one wake for many."""
+_LOOK_PIDS = 512
+"""Processes that are looked at one by one; beyond it is cheaper to walk all there are."""
 DRAIN_S = 0.1
 """How long the ring alone is attended to: signals, requests and losses have their turn in a storm without end too."""
 
@@ -65,7 +71,7 @@ class Daemon:
     """One sensor, from construction (everything attached) to the end of `run`."""
 
     def __init__(self, config: Config, rules: RuleSet, agents: Agents, programs: Programs) -> None:
-        """Raises BpfError, ControlError, NodeError or OSError, and then nothing is attached or left behind."""
+        """Raises AuditError, BpfError, ControlError, NodeError or OSError; then nothing is attached or left behind."""
         mount = cgroup2_mount()
         root = Path(config.cgroup_root) if config.cgroup_root else mount
         self._config = config
@@ -83,8 +89,11 @@ class Daemon:
                 undo.callback(self._notifier.close)
             commands = {"status": lambda _arguments, _peer: self.status()}
             commands |= pager_commands(self._notifier, [agent.agent for agent in agents.files()])
-            self._control = ControlServer(Path(config.control_socket), commands)
+            self._control = ControlServer(Path(config.control_socket), commands, self._asked)
             undo.callback(self._control.close)
+            self._audit = Audit(Path(config.state_dir))
+            undo.callback(self._audit.close)
+            self._requests = Requests(self._audit)
             self._alerts = Sink(config.alerts)
             undo.callback(self._alerts.close)
             self._outlet = Outlet(self._alerts, [self._notifier.offer] if self._notifier else [])
@@ -112,7 +121,11 @@ class Daemon:
         self._mining = Mining()
         cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect, within=scope)
-        self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
+        incidents = Incidents(self._audit)
+        planner = Planner(cgroups, guards)
+        self._executor = Executor(
+            cgroups, planner, guards, config.mode, config.kills_per_minute, intend=incidents.intend
+        )
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
         self._pipeline = Pipeline(
             context=self._context,
@@ -123,6 +136,7 @@ class Daemon:
             scope=scope,
             alert_window_s=config.alert_window_s,
             watchers=(FanOut().match, self._profiles.match, self._mining.match, self._limit_watch),
+            incidents=incidents,
         )
         self._brakes = Brakes(
             self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
@@ -145,6 +159,7 @@ class Daemon:
                 "notifications": lambda: self._notifier.losses() if self._notifier else {},
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
+                "audit": lambda: self._audit.losses,
             }
         )
 
@@ -172,6 +187,7 @@ class Daemon:
         """Watch until SIGTERM, SIGINT or SIGHUP."""
         with self._cleanup, contextlib.closing(select.epoll()) as epoll:
             handlers = self._register(epoll)
+            self._begin()
             wait_s = self._drain()
             if not self._stop:
                 self._announce()
@@ -182,6 +198,7 @@ class Daemon:
                 for descriptor, _ in epoll.poll(wait_s):
                     handlers[descriptor]()
                 wait_s = self._drain()
+                self._look()
                 self._pipeline.complete()
                 self._supervisor.alive()
                 if time.monotonic() >= due:
@@ -191,8 +208,13 @@ class Daemon:
                     self._tick()
             self._supervisor.stopping()
             self._pipeline.close()
+            if self._notifier:
+                self._notifier.close()
             self._profiles.save(at_once=True)
             self._tick()
+            self._requests.tick(at_once=True)
+            self._audit.append("stop", pid=os.getpid(), alerts=dict(self._pipeline.outcomes))
+            self._audit.close()
             log.info("stopped", alerts=dict(self._pipeline.outcomes))
 
     def _register(self, epoll: select.epoll) -> dict[int, Callable[[], None]]:
@@ -207,6 +229,18 @@ class Daemon:
         for descriptor in handlers:
             epoll.register(descriptor, select.EPOLLIN)
         return handlers
+
+    def _begin(self) -> None:
+        self._audit.append(
+            "start",
+            version=__version__,
+            host=host()[0],
+            boot=boot_id(),
+            pid=os.getpid(),
+            mode=self._config.mode,
+            rules=len(self._rules.rules),
+            agents=len(self._context.agents),
+        )
 
     def _announce(self) -> None:
         gc.freeze()  # what lives now lives on: the collector need not look at it again
@@ -225,6 +259,7 @@ class Daemon:
         if self._notifier:
             self._notifier.start()
         self._supervisor.ready()
+        self._audit.tick()  # signs for the start
 
     def _drain(self) -> float:
         """Judge what waits in the ring; gives how long the loop may sleep after that, seconds."""
@@ -239,12 +274,31 @@ class Daemon:
             wait_s = TURN_S
         return wait_s
 
+    def _look(self) -> None:
+        """See whose standard streams lead to a connection, where one may."""
+        began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        cgroups = self._context.remote.due(began)
+        if not cgroups:
+            return
+        try:
+            found = self._backend.held_ends(cgroups, self._context.cgroups.members(cgroups, _LOOK_PIDS))
+        except (BpfError, OSError) as error:
+            log.error("descriptors cannot be looked at", error=str(error))
+            self._context.remote.failed += 1
+            found = b""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._pipeline.looked(found, now, now - began)
+
     def _tick(self) -> None:
         for sink in filter(None, (self._alerts, self._events)):
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
         self._profiles.save()
+        self._requests.tick()
+        for note in self._notifier.notes() if self._notifier else ():
+            self._audit.append("notification", **note)
+        self._audit.tick()
         self._tell_losses()
 
     def _tell_losses(self) -> None:
@@ -252,6 +306,10 @@ class Daemon:
         if lost:
             log.error("events were lost", **lost)
             self._untold.update(lost)
+            # What the trail itself lost, it tells by itself, once there is room.
+            others = {name: count for name, count in lost.items() if not name.startswith("audit.")}
+            if others:
+                self._audit.append("loss", what="lost", lost=others)
         # An alert that cannot be written is no further loss: it comes again, with what was lost since.
         if self._untold and self._outlet.write(loss_alert(self._untold, self._config.mode, host()), counts=False):
             self._untold.clear()
@@ -279,7 +337,11 @@ class Daemon:
 
     def _missing(self) -> dict[str, str]:
         notifications = self._notifier.missing() if self._notifier else {}
-        return self._backend.missing | self._context.missing() | notifications
+        audit = {"audit trail": self._audit.unavailable} if self._audit.unavailable else {}
+        return self._backend.missing | self._context.missing() | audit | notifications
+
+    def _asked(self, command: str, answer: str, peer: Peer | None) -> None:
+        self._requests.note(command, answer, peer, looks=command in {"status", *LOOKS} or answer == "refused")
 
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
@@ -299,6 +361,7 @@ class Daemon:
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
             "notifications": self._notifier.status() if self._notifier else None,
+            "audit": self._audit.summary(),
             "lost": self._losses.total,
             "not_available": self._missing(),
             "kernel": self._backend.counters(),

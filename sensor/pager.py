@@ -8,9 +8,12 @@ from typing import Any
 from sensor.control import ControlError, Handler, Peer
 from sensor.record.notify.notifier import Notifier
 
+LOOKS = frozenset({"incidents", "notified"})
+"""Those that change nothing."""
+
 
 def pager_commands(notifier: Notifier | None, agents: Collection[str]) -> dict[str, Handler]:
-    """`ack`, `incidents` and `notify`; `notifier` is None where notifications are off."""
+    """`notifier` is None where notifications are off."""
 
     def paging() -> Notifier:
         if notifier is None:
@@ -24,15 +27,18 @@ def pager_commands(notifier: Notifier | None, agents: Collection[str]) -> dict[s
         return paging().incidents()
 
     def notify(arguments: dict[str, Any], _peer: Peer) -> dict[str, Any]:
-        ticket = arguments.get("test")
-        if isinstance(ticket, int):
-            return paging().tested(ticket)
         agent = None if arguments.get("operators") is True else _text(arguments, "agent")
         if agent is not None and agent not in agents:
             raise ControlError(f"there is no agent {agent[:80]!r}")
         return paging().test(agent)
 
-    return {"ack": ack, "incidents": incidents, "notify": notify}
+    def notified(arguments: dict[str, Any], _peer: Peer) -> dict[str, Any]:
+        ticket = arguments.get("test")
+        if not isinstance(ticket, int):
+            raise ControlError("test is missing")
+        return paging().tested(ticket)
+
+    return {"ack": ack, "incidents": incidents, "notify": notify, "notified": notified}
 
 
 def _text(arguments: dict[str, Any], name: str) -> str:

@@ -21,6 +21,7 @@ KINDS = {
 }
 
 TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE, UNWANTED, LEFT = (1 << bit for bit in range(7))
+STDIO_FED, STDIO_PIPED = 128, 256
 
 COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "lost_policy")
 """enum counter, in order; the place in the counters map's entry is kind * len(COUNTERS) + counter."""
@@ -50,6 +51,12 @@ ROUNDING_EVENT = struct.Struct(f"={_ORIGIN}QIIII")
 """…, span, samples down, up, toward zero, changes"""
 
 OPEN, CLOSED, CLOSED_REFUSED = range(3)
+
+HELD_END = struct.Struct("=QQQQQIIIIII")
+"""object, peer, start, parent start, cgroup_id, tgid, parent tgid, uid, fd, kind, role"""
+
+PIPE, PTY, UNIX, INTERNET = range(1, 5)
+READ, WRITE, MASTER = 1, 2, 4
 
 POLICY = struct.Struct("=II")
 """agent, state"""

@@ -52,5 +52,5 @@ def _wait(control_socket: Path, ticket: int) -> list[Any]:
     answer: dict[str, Any] = {"addresses": None}
     while (answer["addresses"] is None or None in answer["addresses"]) and time.monotonic() < until:
         time.sleep(_POLL_S)
-        answer = ask(control_socket, "notify", test=ticket)
+        answer = ask(control_socket, "notified", test=ticket)
     return list(answer["addresses"] or [])

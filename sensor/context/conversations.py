@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sensor.context.flows import DNS_PORT, Flows
+from sensor.context.flows import DNS_PORT, SAME, Flows
 from sensor.context.names import Answer, Names, Parser
 from sensor.context.usage import Usage
 from sensor.decode import Ends, FlowTotals, Payload
@@ -37,8 +37,6 @@ _PROCESS = (
     "parent_command_line",
 )
 _CLIENTS = 8192
-_SAME = {"socks4": "socks", "socks5": "socks", "http-connect": "http", "http2": "http"}
-"""ApplicationProtocol where a finding is more exact than rules need."""
 
 Base = dict[str, Any]
 """The fields of an event that its task and cgroup give."""
@@ -91,7 +89,7 @@ class Conversations:
         events.append(
             NetworkFlow(
                 **base,
-                **self._ends(raw.ends),
+                **self.ends(raw.ends),
                 destination_hostname=name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
                 bytes_out=raw.bytes_out,
                 bytes_in=raw.bytes_in,
@@ -100,7 +98,7 @@ class Conversations:
                 duration=round((raw.time - raw.began) / 1e9, 3),
                 flows=raw.flows,
                 refused=raw.refused,
-                application_protocol=_SAME.get(protocol, protocol) if protocol else None,
+                application_protocol=SAME.get(protocol, protocol) if protocol else None,
                 cpu_cores=usage.cpu_cores if usage else None,
                 gpu_utilisation=usage.gpu_utilisation if usage else None,
             )
@@ -112,7 +110,7 @@ class Conversations:
 
     def _found(self, finding: Finding, raw: Payload | FlowTotals, base: Base) -> list[AnyEvent]:
         name = _name(finding) or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
-        ends = self._ends(raw.ends)
+        ends = self.ends(raw.ends)
         return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
 
     def _parse(self, message: bytes) -> Answer | None:
@@ -133,7 +131,8 @@ class Conversations:
             for name in _PROCESS:
                 base[name] = getattr(client, name)
 
-    def _ends(self, ends: Ends) -> Base:
+    def ends(self, ends: Ends) -> Base:
+        """The fields of an event that a flow's ends give."""
         return {
             "initiated": True,
             "protocol": PROTOCOLS.get(ends.protocol) or str(ends.protocol),
@@ -152,7 +151,7 @@ def _name(finding: Finding) -> str | None:
 
 def _said(finding: Finding) -> Base:
     return {
-        "application_protocol": _SAME.get(finding.protocol, finding.protocol),
+        "application_protocol": SAME.get(finding.protocol, finding.protocol),
         "carried_by": finding.carried_by,
         "from_peer": finding.from_peer,
         "ssh_banner": finding.ssh_banner,

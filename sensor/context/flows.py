@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections import OrderedDict
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from sensor.decode import FlowTotals, Payload
+from sensor.decode import Ends, FlowTotals, Payload
 
 if TYPE_CHECKING:
     from sensor.protocols import Finding
 
 DNS_PORT = 53
+SAME = {"socks4": "socks", "socks5": "socks", "http-connect": "http", "http2": "http"}
+"""ApplicationProtocol where a finding is more exact than rules need."""
 _HELD_PARTS = 32
 """Parts of one direction that came before what precedes them; the kernel side hands up 4 KiB in all."""
+
+_TEXT = bytes(range(0x20, 0x7F)) + b"\t\n\r\a\b\x1b" + bytes(range(0x80, 0x100))
+_SERVICE = re.compile(
+    rb"""\{\s*["}] | \[\s*[\[{"\d] | <\?xml | <stream:       # JSON, XML
+    | \*\d{1,9}\r\n\$ | INFO\ \{                            # Redis, NATS
+    | \d{3}[ -] | \+OK | \*\ OK | (?:NICK|USER|PASS|CAP)\   # SMTP and FTP, POP3, IMAP, IRC
+    """,
+    re.VERBOSE,
+)
+"""How text begins that programs exchange; so would it have to begin that wants to pass for such."""
 
 Key: TypeAlias = tuple[int, str, int]
 """(socket cookie, remote address, remote port): a UDP socket talks to many."""
@@ -54,10 +67,29 @@ class _Entry:
         self.dns = b""
         self.protocol = "unknown"
         self.name: str | None = None
+        self.plain = [True, True]
+        self._begun = [False, False]
 
     def next(self, raw: Payload) -> bytes:
         """What of the flow's bytes this part makes known, in order."""
         return self.streams[raw.inbound].add(raw.offset, raw.data) if self.streams else raw.data
+
+    def weigh(self, inbound: bool, data: bytes) -> None:
+        """Whether what is said in an unknown protocol may be what a person and a shell say to each other."""
+        if self.plain[inbound]:
+            self.plain[inbound] = _is_text(data) and (self._begun[inbound] or not _SERVICE.match(data))
+            self._begun[inbound] = True
+
+
+class Said(NamedTuple):
+    """What a flow has said so far."""
+
+    protocol: str
+    """As rules name it; "unknown" where its words say nothing."""
+    name: str | None
+    """Of the peer, as the flow itself gives it."""
+    plain: bool
+    """Text that opens no protocol."""
 
 
 class Flows:
@@ -103,6 +135,11 @@ class Flows:
         entry = self._entries.pop(_key(raw), None) if raw.closed else None
         return None if entry is None or entry.recogniser.done else entry.recogniser.end()
 
+    def said(self, ends: Ends) -> Said | None:
+        """None where no words of this flow are known."""
+        entry = self._entries.get((ends.cookie, ends.remote, ends.remote_port))
+        return Said(SAME.get(entry.protocol, entry.protocol), entry.name, all(entry.plain)) if entry else None
+
     def _entry(self, raw: Payload) -> _Entry:
         key = _key(raw)
         entry = self._entries.get(key)
@@ -116,14 +153,27 @@ class Flows:
 
 
 def _recognise(entry: _Entry, inbound: bool, data: bytes) -> Finding | None:
-    if not data or entry.recogniser.done:
+    if not data:
         return None
-    found = entry.recogniser.inbound(data) if inbound else entry.recogniser.outbound(data)
+    recogniser = entry.recogniser
+    found = None if recogniser.done else recogniser.inbound(data) if inbound else recogniser.outbound(data)
     if found is not None:
         entry.protocol = found.protocol
         entry.name = found.tls_server_name or found.http_host or entry.name
+    elif entry.protocol == "unknown":
+        entry.weigh(inbound, data)
     return found
 
 
 def _key(raw: Payload | FlowTotals) -> Key:
     return raw.ends.cookie, raw.ends.remote, raw.ends.remote_port
+
+
+def _is_text(data: bytes) -> bool:
+    if data.translate(None, _TEXT):
+        return False
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        return error.start > len(data) - 4  # a character may be cut off
+    return True

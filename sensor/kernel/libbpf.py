@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,12 +44,30 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__set_autoload": (ctypes.c_int, [_POINTER, ctypes.c_bool]),
     "bpf_program__fd": (ctypes.c_int, [_POINTER]),
     "bpf_program__attach": (_POINTER, [_POINTER]),
+    "bpf_program__attach_iter": (_POINTER, [_POINTER, _POINTER]),
     "bpf_program__attach_cgroup": (_POINTER, [_POINTER, ctypes.c_int]),
+    "bpf_link__fd": (ctypes.c_int, [_POINTER]),
+    "bpf_iter_create": (ctypes.c_int, [ctypes.c_int]),
     "bpf_link__destroy": (ctypes.c_int, [_POINTER]),
     "ring_buffer__new": (_POINTER, [ctypes.c_int, RING_CALLBACK, _POINTER, _POINTER]),
     "ring_buffer__consume": (ctypes.c_int, [_POINTER]),
     "ring_buffer__free": (None, [_POINTER]),
 }
+
+_ITERATED = 1 << 16
+"""Bytes asked for in one read of an iterator; the kernel gives whole records."""
+
+
+class _IterTask(ctypes.Structure):
+    """union bpf_iter_link_info (include/uapi/linux/bpf.h), as far as tasks go."""
+
+    _fields_ = (("tid", ctypes.c_uint32), ("pid", ctypes.c_uint32), ("pid_fd", ctypes.c_uint32), ("_", ctypes.c_uint32))
+
+
+class _IterOptions(ctypes.Structure):
+    """struct bpf_iter_attach_opts (bpf/libbpf.h)."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("link_info", ctypes.c_void_p), ("link_info_len", ctypes.c_uint32))
 
 
 class Libbpf:
@@ -131,6 +150,23 @@ class BpfObject:
             link = self._library.call("bpf_program__attach", program, what=what)
         self._links.append(link)
 
+    def iterate(self, program: int, pid: int, limit: int) -> bytes:
+        """Run an iterator's program over one process, or all where `pid` is 0; gives what it wrote, cut at about
+        `limit` bytes. BpfError with E2BIG or EINVAL where the kernel cannot choose a process (before 6.1).
+        """
+        what = "BPF iterator"
+        info = _IterTask(pid=pid)
+        options = _IterOptions(ctypes.sizeof(_IterOptions), ctypes.addressof(info), ctypes.sizeof(info))
+        chosen = ctypes.byref(options) if pid else None
+        link = self._library.call("bpf_program__attach_iter", program, chosen, what=what)
+        try:
+            link_fd = self._library.call("bpf_link__fd", link, what=what)
+            descriptor = self._library.call("bpf_iter_create", link_fd, what=what)
+        finally:
+            self._library.void("bpf_link__destroy", link)
+        with open(descriptor, "rb", buffering=0) as iterator:
+            return _all_of(iterator, limit)
+
     def program_fd(self, program: int) -> int:
         return int(self._library.call("bpf_program__fd", program, what="program descriptor"))
 
@@ -193,3 +229,15 @@ def read_object(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise BpfError(f"{path} is missing; run: make build", 2, []) from None
+
+
+def _all_of(iterator: io.FileIO, limit: int) -> bytes:
+    written = b""
+    for _ in range(limit):
+        part = iterator.read(_ITERATED)
+        if part is None:  # a million were passed by and none wrote (kernel/bpf/bpf_iter.c, bpf_seq_read)
+            continue
+        written += part
+        if not part or len(written) >= limit:
+            break
+    return written

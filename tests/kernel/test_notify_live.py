@@ -68,7 +68,7 @@ def test_the_owner_of_a_killed_miner_is_told_and_nobody_else(
     miner.wait(30)
     assert told(sensor, 1)["unacknowledged"] == 1
     assert phone.paths() == [f"/ada-{TOKEN}"]
-    (alert,) = alerts_of(sensor.alerts, agents["rome"])
+    alert = alerts_of(sensor.alerts, agents["rome"])[0]
     message = phone.got[0][1]["message"]
     incident = alert["event"]["id"][:10]
     assert "agent rome, owner Ada Example" in message and "verified after" in message
@@ -105,6 +105,12 @@ def test_the_owner_of_a_killed_miner_is_told_and_nobody_else(
     assert sensor.stop() == 0
     files = [file for file in (tmp_path / "state").rglob("*") if file.is_file()]
     assert any(file.name == "incidents.json" for file in files)
+    trail = [
+        json.loads(line) for file in files if file.match("audit/*.jsonl") for line in file.read_text().splitlines()
+    ]
+    notes = [record for record in trail if record["kind"] == "notification"]
+    assert [note["what"] for note in notes] == ["sent", "acknowledged", "sent", "tested"]
+    assert notes[0]["to"] == "owner Ada Example" and notes[0]["incidents"] == [incident]
     for file in (sensor.alerts, sensor.log, events, *files):
         said += file.read_bytes().decode(errors="replace")
     assert TOKEN not in said

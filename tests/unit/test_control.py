@@ -8,14 +8,14 @@ import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sensor import control
-from sensor.control import CLIENTS, ControlError, ControlServer, Handler, Peer, ask
+from sensor.control import CLIENTS, REQUEST_BYTES, ControlError, ControlServer, Handler, Peer, ask
 
 BIG = {"ready": True, "text": "x" * 1_000_000}
 
@@ -245,3 +245,32 @@ def test_asking_where_nobody_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         silent.listen()
         with pytest.raises(ControlError, match="does not answer: timed out"):
             ask(tmp_path / "s", "status")
+
+
+def test_every_request_is_told_with_who_asked(tmp_path: Path) -> None:
+    told: list[tuple[str, str, tuple[int, int, int] | None]] = []
+    commands: dict[str, Handler] = {"status": lambda _arguments, _peer: {"ready": True}}
+    server = ControlServer(tmp_path / "control.sock", commands, lambda *said: told.append(said))
+    lines = (
+        b'{"command": "status"}\n',
+        b'{"command": "kill"}\n',
+        b"rubbish\n",
+        b'["status"]\n',
+        b"x" * (REQUEST_BYTES + 9),
+    )
+    for line in lines:
+        client = client_of(server)
+        client.setblocking(False)
+        sent = 0
+        while sent < len(line):
+            with suppress(BlockingIOError):
+                sent += client.send(line[sent:])
+            turn(server)
+        while turn(server):
+            pass
+        client.close()
+    server.close()
+    me = os.getpid(), os.getuid(), os.getgid()
+    answers = [("status", "done"), ("unknown", "refused"), ("malformed", "refused"), ("malformed", "refused")]
+    assert told == [(*answer, me) for answer in [*answers, ("unfinished", "refused")]]
+    assert server.refused == 4

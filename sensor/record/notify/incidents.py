@@ -192,7 +192,8 @@ def deed_in_words(response: Mapping[str, Any]) -> str:
     where = f" {_short(response['cgroup'])}" if response.get("cgroup") else ""
     why = f": {printable(response['reason'])[:200]}" if response.get("reason") else ""
     if outcome == "done":
-        processes = f" ({response['processes']} processes)" if "processes" in response else ""
+        count = response.get("processes")
+        processes = "" if count is None else " (1 process)" if count == 1 else f" ({count} processes)"
         after = f", verified after {response['respond_ms']} ms" if "respond_ms" in response else ""
         return f"{_DONE[action]}{where}{processes}{after}{why}"
     if outcome == "would":

@@ -76,6 +76,7 @@ class Notifier:
         self._thread: threading.Thread | None = None
         self._tests = 0
         self._numbers: dict[int, list[int]] = {}
+        self._notes: deque[dict[str, Any]] = deque(maxlen=INBOX)
         self._known: dict[str, dict[str, Any]] = {}
         self._status: dict[str, Any] = {}
         self._publish(0)
@@ -132,6 +133,13 @@ class Notifier:
     def status(self) -> dict[str, Any]:
         """Without any address."""
         return self._status
+
+    def notes(self) -> list[dict[str, Any]]:
+        """What was told to whom and acknowledged by whom since the last call, for the audit trail."""
+        found = []
+        while self._notes:
+            found.append(self._notes.popleft())
+        return found
 
     def losses(self) -> dict[str, int]:
         """What somebody should have been told and never will be."""
@@ -248,12 +256,15 @@ class Notifier:
         self._dispatcher.done(delivery, why, self._clock())
         lane = delivery.lane
         if why is None:
-            log.info("notification sent", to=lane.whom, step=lane.step, incidents=list(delivery.covers))
+            told = {"to": lane.whom, "step": lane.step, "incidents": list(delivery.covers)}
+            log.info("notification sent", **told)
+            self._notes.append({"what": "tested" if delivery.test else "sent", **told})
         else:
             self._trouble.error("notification failed", to=lane.whom, step=lane.step, why=why)
 
     def _acknowledge(self, incident_id: str, who: str, now: float) -> None:
-        self._dispatcher.incidents.acknowledge(incident_id, who, now)
+        if self._dispatcher.incidents.acknowledge(incident_id, who, now):
+            self._notes.append({"what": "acknowledged", "by": who, "incidents": [incident_id]})
 
     def _test(self, ticket: int, agent: str | None) -> None:
         self._numbers[ticket] = self._dispatcher.test(agent)
