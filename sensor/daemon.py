@@ -81,6 +81,7 @@ class Daemon:
         self._stop = False
         self._since = time.time_ns()
         self._untold: Counter[str] = Counter()
+        self._sweeps_failed = 0
         self._supervisor = Supervisor()
         with contextlib.ExitStack() as undo:
             self._wakeup = undo.enter_context(self._signals())
@@ -150,6 +151,7 @@ class Daemon:
             {
                 "kernel": lambda: kernel_losses(self._backend.counters()),
                 "skipped": self._backend.missed_runs,
+                "sweeps": lambda: {"failed": self._sweeps_failed},
                 "undecodable": lambda: self._pipeline.undecodable,
                 "context": self._context.losses,
                 "correlation": self._pipeline.losses,
@@ -207,6 +209,7 @@ class Daemon:
                     self._pipeline.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME) if wait_s else None)
                     self._tick()
             self._supervisor.stopping()
+            self._tick(final=True)
             self._pipeline.close()
             if self._notifier:
                 self._notifier.close()
@@ -289,7 +292,8 @@ class Daemon:
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._pipeline.looked(found, now, now - began)
 
-    def _tick(self) -> None:
+    def _tick(self, final: bool = False) -> None:
+        self._sweep(final)
         for sink in filter(None, (self._alerts, self._events)):
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
@@ -300,6 +304,16 @@ class Daemon:
             self._audit.append("notification", **note)
         self._audit.tick()
         self._tell_losses()
+
+    def _sweep(self, final: bool) -> None:
+        try:
+            self._backend.sweep(final=final)
+        except BpfError as error:
+            self._sweeps_failed += 1
+            if self._sweeps_failed == 1:
+                log.error("ended flows cannot be told", reason=str(error))
+        if final:
+            self._drain()
 
     def _tell_losses(self) -> None:
         lost = self._losses.look()

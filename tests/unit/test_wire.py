@@ -58,6 +58,7 @@ def layout(format_: str) -> list[tuple[int, int]]:
     ("name", "mirror"),
     [
         ("header", wire.HEADER),
+        ("sweep", wire.SWEEP),
         ("exec_event", wire.EXEC_EVENT),
         ("connect_event", wire.CONNECT_EVENT),
         ("device_event", wire.DEVICE_EVENT),
@@ -65,6 +66,7 @@ def layout(format_: str) -> list[tuple[int, int]]:
         ("payload_event", wire.PAYLOAD_EVENT),
         ("flow_event", wire.FLOW_EVENT),
         ("rounding_event", wire.ROUNDING_EVENT),
+        ("relay_event", wire.RELAY_EVENT),
         ("held_end", wire.HELD_END),
         ("policy", wire.POLICY),
         ("egress_key", wire.EGRESS_KEY),
