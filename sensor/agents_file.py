@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from sensor.address import Address, Escalate, address_faults
 from sensor.duration import seconds
 from sensor.faults import Fault, FaultsError
 from sensor.structure import convert, near
@@ -19,7 +20,6 @@ from sensor.yamlfile import Document, read
 DEFAULT_AGENTS_DIR = "/etc/hostbrake/agents.d"
 
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_URL = re.compile(r"[a-z][a-z0-9+.-]*:\S+", re.IGNORECASE)
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
 
@@ -80,11 +80,6 @@ def _agent_name(text: str) -> None:
         raise ValueError(f"{text!r}: a name is lower-case letters, digits, '.', '_' and '-', first a letter or digit")
 
 
-def _reachable(url: str) -> None:
-    if not _URL.fullmatch(url):
-        raise ValueError(f"{url!r} is no URL, such as mailto://user@example.org")
-
-
 def _cgroup_glob(glob: str) -> None:
     if not glob.startswith("/"):
         raise ValueError(f"{glob!r} must start with /: it is matched from the root of cgroup v2")
@@ -96,6 +91,11 @@ def _one_form(match: Match) -> None:
     given = [name for name in MATCH_FORMS if getattr(match, name) is not None]
     if len(given) != 1:
         raise ValueError(f"each entry says one thing, this one says {len(given)}: {', '.join(given) or 'nothing'}")
+
+
+def _another_one(owner: Owner) -> None:
+    if owner.escalate is not None and set(owner.escalate.notify) & set(owner.notify):
+        raise ValueError("escalate.notify: names an address of the owner, who did not answer there")
 
 
 Text = Annotated[str, _not_blank]
@@ -134,8 +134,9 @@ class Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The one person or team that answers for the agent."""
 
     name: Text
-    notify: Annotated[list[Annotated[str, _reachable]], _not_empty]
-    """Where to reach them: URLs as apprise reads them."""
+    notify: Annotated[list[Address], _not_empty]
+    """Where to reach them; see `sensor.address`."""
+    escalate: Escalate | None = None
 
 
 class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,7 +165,7 @@ class AgentFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     agent: Annotated[str, _agent_name]
     purpose: Text
-    owner: Owner
+    owner: Annotated[Owner, _another_one]
     match: Annotated[list[Annotated[Match, _one_form]], _not_empty]
     gpu: Gpu | None = None
     egress: Egress | None = None
@@ -207,6 +208,7 @@ def read_agents(directory: str | Path, kinds: Collection[str] | None = None) -> 
         if agent is not None:
             agents.append(agent)
             faults += _unknown_kinds(agent, document, str(file), kinds)
+            faults += address_faults(_addresses(agent.owner), document, str(file))
         if isinstance(document.data, dict) and isinstance(document.data.get("agent"), str):
             names.setdefault(document.data["agent"], []).append((str(file), document.line_of(("agent",))))
     return agents, faults + _duplicates(names)
@@ -217,6 +219,13 @@ def _unknown_kinds(agent: AgentFile, document: Document, path: str, kinds: Colle
         if kind not in (kinds or ()):
             says = f"approve[{place}]: no rule is of kind {kind!r}{near(kind, sorted(kinds or ()))}"
             yield Fault(path, document.line_of(("approve", place)), says)
+
+
+def _addresses(owner: Owner) -> list[tuple[tuple[str, ...], list[str]]]:
+    found: list[tuple[tuple[str, ...], list[str]]] = [(("owner", "notify"), owner.notify)]
+    if owner.escalate is not None:
+        found.append((("owner", "escalate", "notify"), owner.escalate.notify))
+    return found
 
 
 def _only_document(path: str, faults: list[Fault]) -> Document | None:

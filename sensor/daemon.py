@@ -23,7 +23,7 @@ from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
 from sensor.context.workload import parse
-from sensor.control import ControlServer, Request, group_id
+from sensor.control import ControlServer, Handler, Request, group_id
 from sensor.desk import Desk, log_request, note_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
@@ -38,11 +38,15 @@ from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
 from sensor.node import NodeError, boot_id, cgroup2_mount, host, resolvers
+from sensor.pager import pager_commands
 from sensor.pipeline import Pipeline
 from sensor.record.alerts import reason, sentence
 from sensor.record.audit.incidents import Incidents
 from sensor.record.audit.requests import Requests
 from sensor.record.audit.trail import Audit
+from sensor.record.notify.notifier import Notifier
+from sensor.record.notify.store import NOTIFY_DIR
+from sensor.record.outlet import Outlet
 from sensor.record.sink import Sink
 from sensor.respond.approvals import Approvals, Words
 from sensor.respond.brakes import Brakes
@@ -87,9 +91,14 @@ class Daemon:
         self._supervisor = Supervisor()
         with contextlib.ExitStack() as undo:
             self._wakeup = undo.enter_context(self._signals())
+            self._notifier = self._make_notifier(agents)
+            if self._notifier:
+                undo.callback(self._notifier.close)
+            commands: dict[str, Handler] = {"status": lambda _arguments, _peer: self.status()}
+            commands |= pager_commands(self._notifier, [agent.agent for agent in agents.files()])
             self._control = ControlServer(
                 Path(config.control_socket),
-                {"status": lambda _arguments, _peer: self.status()},
+                commands,
                 operators=group_id(config.operators),
                 audit=self._asked,
                 user_of=self._user_of,
@@ -100,6 +109,7 @@ class Daemon:
             self._requests = Requests(self._audit)
             self._alerts = Sink(config.alerts)
             undo.callback(self._alerts.close)
+            self._outlet = Outlet(self._alerts, [self._notifier.offer] if self._notifier else [])
             self._events = Sink(config.events) if config.events else None
             if self._events:
                 undo.callback(self._events.close)
@@ -110,6 +120,11 @@ class Daemon:
             self._context.seed()
             self._join(mount)
             self._cleanup = undo.pop_all()
+
+    def _make_notifier(self, agents: Agents) -> Notifier | None:
+        config = self._config
+        directory = Path(config.state_dir) / NOTIFY_DIR
+        return Notifier(config.notify, agents.files(), directory, host()[0]) if config.notify else None
 
     def _join(self, mount: Path) -> None:
         config = self._config
@@ -133,7 +148,7 @@ class Daemon:
             context=self._context,
             matcher=Matcher(self._rules.rules),
             executor=self._approvals,
-            alerts=self._alerts,
+            alerts=self._outlet,
             events=self._events,
             scope=scope,
             alert_window_s=config.alert_window_s,
@@ -166,6 +181,7 @@ class Daemon:
                 "limits": lambda: self._brakes.failures,
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
                 "approvals": lambda: self._book.losses,
+                "notifications": lambda: self._notifier.losses() if self._notifier else {},
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
                 "audit": lambda: self._audit.losses,
@@ -221,6 +237,8 @@ class Daemon:
             self._supervisor.stopping()
             self._tick(final=True)
             self._pipeline.close()
+            if self._notifier:
+                self._notifier.close()
             self._profiles.save(at_once=True)
             self._tick()
             self._requests.tick(at_once=True)
@@ -267,6 +285,8 @@ class Daemon:
         for what, why in self._missing().items():
             log.warning(f"{what}: not available", reason=why)
         self._context.conversations.dns.start()
+        if self._notifier:
+            self._notifier.start()
         self._supervisor.ready()
         self._audit.tick()  # signs for the start
 
@@ -306,6 +326,8 @@ class Daemon:
             self._backend.watch_majors(self._context.devices.majors())
         self._profiles.save()
         self._requests.tick()
+        for note in self._notifier.notes() if self._notifier else ():
+            self._audit.append("notification", **note)
         self._audit.tick()
         self._tell_losses()
 
@@ -329,7 +351,7 @@ class Daemon:
             if others:
                 self._audit.append("loss", what="lost", lost=others)
         # An alert that cannot be written is no further loss: it comes again, with what was lost since.
-        if self._untold and self._alerts.write(loss_alert(self._untold, self._config.mode, host()), counts=False):
+        if self._untold and self._outlet.write(loss_alert(self._untold, self._config.mode, host()), counts=False):
             self._untold.clear()
             self._pipeline.outcomes["none"] += 1
 
@@ -361,8 +383,9 @@ class Daemon:
         return self._context.users.name(uid)
 
     def _missing(self) -> dict[str, str]:
+        notifications = self._notifier.missing() if self._notifier else {}
         audit = {"audit trail": self._audit.unavailable} if self._audit.unavailable else {}
-        return self._backend.missing | self._context.missing() | audit
+        return self._backend.missing | self._context.missing() | audit | notifications
 
     def _asked(self, request: Request) -> None:
         log_request(request)
@@ -386,6 +409,7 @@ class Daemon:
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
             "approvals": self._desk.summary(),
+            "notifications": self._notifier.status() if self._notifier else None,
             "audit": self._audit.summary(),
             "lost": self._losses.total,
             "not_available": self._missing(),

@@ -15,6 +15,7 @@ from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
 from sensor.record.audit.incidents import Incidents
 from sensor.record.noise import Noise
+from sensor.record.outlet import Outlet
 from sensor.record.sink import Sink
 from sensor.respond.approvals import Approvals
 from sensor.respond.executor import Executor, Pending
@@ -34,7 +35,7 @@ class Pipeline:
         *,
         matcher: Matcher,
         executor: Executor | Approvals,
-        alerts: Sink,
+        alerts: Sink | Outlet,
         events: Sink | None = None,
         context: Context | None = None,
         scope: str = "/",

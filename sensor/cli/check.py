@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sensor.agents_file import AgentFile, Match
+from sensor.cli.reach import unreachable
 from sensor.config import usable_config
 from sensor.context.agents import Agents
 from sensor.faults import Fault, FaultsError
@@ -67,6 +68,7 @@ def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
         for agent, match in unsupported
     ]
     warnings += [("agents", says) for agent in loaded.agents for says in _not_enforced(agent)]
+    warnings += [("notify", says) for says in unreachable(loaded)]
     warnings += [("rules", says) for says in _idle(loaded.rules)]
     if loaded.config.mode == "enforce" and not _may_use_gpus(loaded.agents, [match for _, match in unsupported]):
         warnings += [

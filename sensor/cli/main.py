@@ -16,6 +16,8 @@ COMMANDS = {
     "rules": "list, validate and test rules; show what they cover",
     "replay": "run recorded events through the rules; needs no root",
     "status": "what the running sensor sees, drops and enforces",
+    "ack": "acknowledge an incident, or list them",
+    "notify": "send an agent's owner a test message",
     "learn": "what an agent was seen to do, as an agents file",
     "kill": "stop an agent or a cgroup now; exits 0 only when nothing is left alive",
     "freeze": "stop an agent or a cgroup where it is; nothing of it runs until it is thawed",

@@ -41,8 +41,9 @@ def _majors(_context: click.Context, _option: click.Parameter, value: str | None
 @click.option("--control-socket", type=_PATH, metavar="PATH", help="where `hostbrake status` asks")
 @click.option("--pin-dir", type=_PATH, metavar="DIR", help="where programs are pinned; nothing is, in this version")
 @click.option("--no-pin", is_flag=True, help="pin nothing")
+@click.option("--no-notify", is_flag=True, help="tell nobody, whatever agents' files and configuration say")
 @click.option("--gpu-majors", callback=_majors, metavar="N,N", help="device majors that are GPUs, besides those known")
-def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
+def run(config_path: Path | None, no_pin: bool, no_notify: bool, **given: Any) -> None:
     """Run the sensor in the foreground until SIGTERM or Ctrl-C.
 
     What is given here wins over the configuration file. Logs go to standard error; `ready` there means that every
@@ -52,6 +53,8 @@ def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
     overrides = {name: value for name, value in given.items() if value not in (None, ())}
     if no_pin:
         overrides["pin_dir"] = None
+    if no_notify:
+        overrides["notify"] = None
     if "rules" in overrides:
         overrides["rules"] = list(overrides["rules"])
     gc.disable()  # until the sensor is ready: everything made until then stays

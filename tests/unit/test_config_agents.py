@@ -144,7 +144,7 @@ def test_every_fault_of_every_file_comes_back(tmp_path: Path) -> None:
         "e.yml: holds 2 documents; one agent a file",
         "g.yml:1: match is missing",
         "g.yml:1: purpose is missing",
-        "g.yml:2: owner.notify[0]: 'ring me' is no URL, such as mailto://user@example.org",
+        "g.yml:2: owner.notify[0]: is no URL, such as mailto://user@example.org, nor file:/PATH, nor credential:NAME",
     ]
 
 

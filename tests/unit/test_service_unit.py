@@ -77,7 +77,7 @@ def test_default_paths_are_in_directories_that_the_unit_makes_writable() -> None
 
 def test_system_calls_and_sockets() -> None:
     assert only("SystemCallFilter").split() == ["@system-service", "bpf", "open_by_handle_at"]
-    assert set(only("RestrictAddressFamilies").split()) == {"AF_UNIX", "AF_NETLINK"}
+    assert set(only("RestrictAddressFamilies").split()) == {"AF_UNIX", "AF_NETLINK", "AF_INET", "AF_INET6"}
 
 
 def test_the_watchdog_is_on_and_patient() -> None:
