@@ -67,7 +67,6 @@ def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
         ("agents", f"agent {agent.agent}: no workload is recognised by {match.form} ({match.pattern}) in this version")
         for agent, match in unsupported
     ]
-    warnings += [("agents", says) for agent in loaded.agents for says in _not_enforced(agent)]
     warnings += [("notify", says) for says in unreachable(loaded)]
     warnings += [("rules", says) for says in _idle(loaded.rules)]
     if loaded.config.mode == "enforce" and not _may_use_gpus(loaded.agents, [match for _, match in unsupported]):
@@ -77,12 +76,6 @@ def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
             if rule.info.action != "alert" and _reads(rule.condition, "agent_gpu")
         ]
     return warnings
-
-
-def _not_enforced(agent: AgentFile) -> Iterator[str]:
-    stated = [name for name in ("egress", "exec", "response") if getattr(agent, name)]
-    if stated:
-        yield f"agent {agent.agent}: {', '.join(stated)} can be stated, but nothing enforces it in this version"
 
 
 def _idle(rules: RuleSet) -> Iterator[str]:

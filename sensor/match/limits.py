@@ -124,11 +124,11 @@ class LimitWatch:
         if known is None:
             return []
         limits, rules = known
-        if event.denied or event.would_deny:
-            return [Verdict(rule=rules[_kind(event)], event=event)]
-        if isinstance(event, ProcessCreation) and event.image and limits.refuses(event.image):
-            return [Verdict(rule=rules["exec"], event=event)]
-        return []
+        if isinstance(event, ProcessCreation):  # it may have been denied by a rule, which says so itself
+            is_against = event.image is not None and limits.refuses(event.image)
+        else:
+            is_against = bool(event.denied or event.would_deny)
+        return [Verdict(rule=rules[_kind(event)], event=event)] if is_against else []
 
 
 def _kind(event: AnyEvent) -> str:
