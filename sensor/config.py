@@ -53,6 +53,11 @@ def _major(number: int) -> None:
         raise ValueError(f"a device major is 1 to 4095, not {number}")
 
 
+def _group_name(name: str) -> None:
+    if not name.strip():
+        raise ValueError("must name a group, or be left out")
+
+
 def _protect_glob(glob: str) -> None:
     if not glob.strip("/ \t"):
         raise ValueError(f"{glob!r} names no cgroup or unit")
@@ -88,6 +93,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The cgroup v2 directory whose subtree is watched; None: where cgroup v2 is mounted."""
     state_dir: AbsolutePath = "/var/lib/hostbrake"
     control_socket: AbsolutePath = "/run/hostbrake/control.sock"
+    operators: Annotated[str, _group_name] | None = None
+    """The group whose members may ask the sensor and answer for agents, besides root; None: root alone."""
     pin_dir: AbsolutePath | None = "/sys/fs/bpf/hostbrake"
     """Where programs and maps are pinned; None: nowhere. Not used yet: a run behaves as with None."""
     gpu_majors: list[Annotated[int, _major]] = []

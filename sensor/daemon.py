@@ -21,7 +21,8 @@ from sensor.config import Config
 from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
-from sensor.control import ControlServer
+from sensor.control import ControlServer, group_id
+from sensor.desk import log_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.losses import Losses, kernel_losses, loss_alert
@@ -72,7 +73,13 @@ class Daemon:
         self._supervisor = Supervisor()
         with contextlib.ExitStack() as undo:
             self._wakeup = undo.enter_context(self._signals())
-            self._control = ControlServer(Path(config.control_socket), {"status": self.status})
+            self._control = ControlServer(
+                Path(config.control_socket),
+                {"status": lambda _arguments, _peer: self.status()},
+                operators=group_id(config.operators),
+                audit=log_request,
+                user_of=self._user_of,
+            )
             undo.callback(self._control.close)
             self._alerts = Sink(config.alerts)
             undo.callback(self._alerts.close)
@@ -245,6 +252,9 @@ class Daemon:
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stop = True
+
+    def _user_of(self, uid: int) -> str | None:
+        return self._context.users.name(uid)
 
     def _missing(self) -> dict[str, str]:
         return self._backend.missing | self._context.missing()

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from sensor.agents_file import AgentFile, load_agents
-from sensor.config import Config, load_config, usable_config
+from sensor.config import DEFAULT_CONFIG, Config, load_config, usable_config
+from sensor.control import ControlError, group_id
 from sensor.faults import Fault, FaultsError
 from sensor.match.load import RuleSet, load_rules
 
@@ -38,6 +39,10 @@ def load_everything(path: str | Path | None, overrides: Mapping[str, Any], cache
     except FaultsError as error:
         faults += error.faults
         config = usable_config(path, overrides)  # still says where agents and rules are
+    try:
+        group_id(config.operators)
+    except ControlError as error:
+        faults.append(Fault(str(path or DEFAULT_CONFIG), 0, f"operators: {error}"))
     try:
         agents = load_agents(config.agents)
     except FaultsError as error:

@@ -143,8 +143,8 @@ def test_who_was_there_before_the_sensor_is_known(launch: Launch, cgroup: Path, 
     start_in(cgroup, ["/bin/true"]).wait(10)
     event = wait_for(lambda: events.exists() and json_lines(events), "an event")[0]
     assert sensor.stop() == 0
-    above = [os.getpid(), os.getppid()]
-    assert event["Ancestors"][:2] == [str(Path(f"/proc/{pid}/exe").readlink()) for pid in above]
+    above = [pid for pid in (os.getpid(), os.getppid()) if pid != 1]  # init may let nobody read its link
+    assert event["Ancestors"][: len(above)] == [str(Path(f"/proc/{pid}/exe").readlink()) for pid in above]
 
 
 @pytest.fixture
