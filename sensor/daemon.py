@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from sensor import __version__
-from sensor.config import Config
 from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
@@ -25,10 +25,8 @@ from sensor.control import ControlServer, group_id
 from sensor.desk import log_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
-from sensor.losses import Losses, kernel_losses, loss_alert
+from sensor.losses import Losses, clash_alert, kernel_losses, loss_alert
 from sensor.match.fanout import FanOut
-from sensor.match.ir import RuleSet
-from sensor.match.limits import LimitWatch, compile_limits
 from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
@@ -36,11 +34,13 @@ from sensor.match.profiles import Profiles
 from sensor.node import NodeError, cgroup2_mount, host
 from sensor.pipeline import Pipeline
 from sensor.record.sink import Sink
+from sensor.reload import CHANGEABLE, Fresh, Reloader, compiled, needs_restart
 from sensor.respond.brakes import Brakes
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
 from sensor.respond.plan import Planner
+from sensor.startup import Loaded
 from sensor.supervisor import Supervisor
 from sensor.verdict import Verdict
 
@@ -59,8 +59,11 @@ DRAIN_S = 0.1
 class Daemon:
     """One sensor, from construction (everything attached) to the end of `run`."""
 
-    def __init__(self, config: Config, rules: RuleSet, agents: Agents, programs: Programs) -> None:
-        """Raises BpfError, ControlError, NodeError or OSError, and then nothing is attached or left behind."""
+    def __init__(self, loaded: Loaded, programs: Programs, load: Callable[[], Loaded]) -> None:
+        """`load` reads all that is in `loaded` anew, and raises FaultsError.
+
+        Raises BpfError, ControlError, NodeError or OSError, and then nothing is attached or left behind."""
+        config, rules = loaded.config, loaded.rules
         mount = cgroup2_mount()
         root = Path(config.cgroup_root) if config.cgroup_root else mount
         self._config = config
@@ -68,6 +71,7 @@ class Daemon:
         self._root = root
         self._ready = False
         self._stop = False
+        self._reloader = Reloader(load)
         self._since = time.time_ns()
         self._untold: Counter[str] = Counter()
         self._supervisor = Supervisor()
@@ -75,7 +79,11 @@ class Daemon:
             self._wakeup = undo.enter_context(self._signals())
             self._control = ControlServer(
                 Path(config.control_socket),
-                {"status": lambda _arguments, _peer: self.status()},
+                {
+                    "status": lambda _arguments, _peer: self.status(),
+                    "reload": lambda _arguments, _peer: {"number": self._reloader.ask()},
+                    "reloaded": lambda _arguments, _peer: msgspec.to_builtins(self._reloader.result),
+                },
                 operators=group_id(config.operators),
                 audit=log_request,
                 user_of=self._user_of,
@@ -88,25 +96,26 @@ class Daemon:
                 undo.callback(self._events.close)
             self._backend = CoreBackend(root, gpu_majors(config.gpu_majors), programs)
             undo.callback(self._backend.close)
-            self._context = Context(cgroup_root=mount, agents=agents, gpu_majors=config.gpu_majors)
+            self._context = Context(cgroup_root=mount, agents=Agents(loaded.agents), gpu_majors=config.gpu_majors)
             undo.callback(self._context.close)
             self._context.seed()
-            self._join(mount)
+            self._join(mount, compiled(loaded, None))
             self._cleanup = undo.pop_all()
 
-    def _join(self, mount: Path) -> None:
+    def _join(self, mount: Path, fresh: Fresh) -> None:
         config = self._config
         scope = self._context.cgroups.path(self._root.stat().st_ino)
         if scope is None:
             raise NodeError(f"{self._root} is no cgroup of the hierarchy at {mount}; name one with --cgroup-root")
         self._mining = Mining()
-        cgroups = CgroupRoot(mount)
+        self._scope = scope
+        self._cgroups = cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect, within=scope)
         self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
         self._pipeline = Pipeline(
             context=self._context,
-            matcher=Matcher(self._rules.rules),
+            matcher=fresh.matcher or Matcher(self._rules.rules),
             executor=self._executor,
             alerts=self._alerts,
             events=self._events,
@@ -117,11 +126,11 @@ class Daemon:
         self._brakes = Brakes(
             self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
             mount,
-            config.mode,
             scope,
         )
         self._context.follow(self._brakes)
-        self._use_agents()
+        self._limit(fresh)
+        self._context.bind_users()
         self._losses = Losses(
             {
                 "kernel": lambda: kernel_losses(self._backend.counters()),
@@ -140,14 +149,36 @@ class Daemon:
     def _limit_watch(self, event: AnyEvent) -> Sequence[Verdict]:
         return self._limits.match(event)
 
-    def _use_agents(self) -> None:
-        files = self._context.agents.files()
-        self._limits = LimitWatch(files)
-        limits = {agent.agent: compile_limits(agent) for agent in files}
-        self._brakes.use(limits, self._context.cgroups.items(), self._context.agent_of)
+    def _limit(self, fresh: Fresh) -> None:
+        self._limits = fresh.watch
+        self._brakes.use(fresh.limits, self._context.cgroups.items(), self._context.agent_of, self._config.mode)
+
+    def _reload(self) -> None:
+        """Use what a reload brought, if one has ended well."""
+        fresh = self._reloader.poll(self._rules)
+        if fresh is None:
+            return
+        new = fresh.loaded.config
+        restart = needs_restart(self._config, new)
+        self._config = config = msgspec.structs.replace(
+            self._config, **{name: getattr(new, name) for name in CHANGEABLE}
+        )
+        self._rules = fresh.loaded.rules
+        self._pipeline.use(fresh.matcher, config.alert_window_s)
+        guards = Guards(self._cgroups, config.protect, within=self._scope)
+        self._executor.use(Planner(self._cgroups, guards), guards, config.mode, config.kills_per_minute)
+        before = self._context.agents
+        self._context.use_agents(fresh.agents)
+        self._limit(fresh)
+        self._context.bind_users(before)
+        self._reloader.used(
+            restart, {"mode": config.mode, "rules": len(self._rules.rules), "agents": len(fresh.agents)}
+        )
+        for what, why in self._context.recogniser.missing().items():
+            log.warning(f"agents by {what}: not available", reason=why)
 
     def run(self) -> None:
-        """Watch until SIGTERM, SIGINT or SIGHUP."""
+        """Watch until SIGTERM or SIGINT."""
         with self._cleanup, contextlib.closing(select.epoll()) as epoll:
             handlers = self._register(epoll)
             wait_s = self._drain()
@@ -161,6 +192,7 @@ class Daemon:
                     handlers[descriptor]()
                 wait_s = self._drain()
                 self._pipeline.complete()
+                self._reload()
                 self._supervisor.alive()
                 if time.monotonic() >= due:
                     due = time.monotonic() + TICK_S
@@ -220,8 +252,10 @@ class Daemon:
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
+        self._context.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self._profiles.save()
         self._tell_losses()
+        self._tell_clashes()
 
     def _tell_losses(self) -> None:
         lost = self._losses.look()
@@ -233,9 +267,15 @@ class Daemon:
             self._untold.clear()
             self._pipeline.outcomes["none"] += 1
 
+    def _tell_clashes(self) -> None:
+        told = self._context.recogniser.told
+        while told and self._alerts.write(clash_alert(*told[0], self._config.mode, host()), counts=False):
+            told.pop(0)
+            self._pipeline.outcomes["none"] += 1
+
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:
-        """SIGTERM, SIGINT and SIGHUP end the loop; the socket wakes it from its sleep (signal.set_wakeup_fd)."""
+        """SIGTERM and SIGINT end the loop, SIGHUP reloads; the socket wakes it (signal.set_wakeup_fd)."""
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         previous_fd = signal.set_wakeup_fd(writer.fileno())
@@ -250,14 +290,20 @@ class Daemon:
             reader.close()
             writer.close()
 
-    def _on_signal(self, _number: int, _frame: object) -> None:
-        self._stop = True
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            self._reloader.ask()
+        else:
+            self._stop = True
 
     def _user_of(self, uid: int) -> str | None:
         return self._context.users.name(uid)
 
     def _missing(self) -> dict[str, str]:
         return self._backend.missing | self._context.missing()
+
+    def _clashes(self) -> dict[str, int]:
+        return {", ".join(agents): count for agents, count in self._context.recogniser.clashes.items()}
 
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
@@ -272,6 +318,7 @@ class Daemon:
             "pinned": False,
             "rules": self._rules.summary(),
             "agents": len(self._context.agents),
+            "agents_that_clash": self._clashes(),
             "profiles": self._profiles.summary(),
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),

@@ -8,7 +8,7 @@ from sensor.control import Request
 
 log = structlog.get_logger()
 
-READING = frozenset({"status", "pending", "decision"})
+READING = frozenset({"status", "pending", "decision", "reloaded"})
 """Commands that change nothing."""
 
 

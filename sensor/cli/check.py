@@ -17,6 +17,9 @@ from rich.text import Text
 from sensor.agents_file import AgentFile, Match
 from sensor.config import usable_config
 from sensor.context.agents import Agents
+from sensor.context.containers import Containers
+from sensor.context.recognise import missing
+from sensor.context.slurm import Jobs
 from sensor.faults import Fault, FaultsError
 from sensor.match import ir
 from sensor.match.ir import Rule, RuleSet
@@ -61,9 +64,13 @@ def check(
 
 def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
     """What is valid and yet not as its author may think: the subject, and one sentence."""
-    unsupported = Agents(loaded.agents).unsupported
+    untold = missing(Agents(loaded.agents), Containers(), Jobs())
+    unsupported = [(agent, match) for agent in loaded.agents for match in agent.match if match.form in untold]
     warnings = [
-        ("agents", f"agent {agent.agent}: no workload is recognised by {match.form} ({match.pattern}) in this version")
+        (
+            "agents",
+            f"agent {agent.agent}: nothing is recognised by {match.form} ({match.pattern}): {untold[match.form]}",
+        )
         for agent, match in unsupported
     ]
     warnings += [("agents", says) for agent in loaded.agents for says in _not_enforced(agent)]
@@ -78,9 +85,8 @@ def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
 
 
 def _not_enforced(agent: AgentFile) -> Iterator[str]:
-    stated = [name for name in ("egress", "exec", "approve", "response") if getattr(agent, name)]
-    if stated:
-        yield f"agent {agent.agent}: {', '.join(stated)} can be stated, but nothing enforces it in this version"
+    if agent.approve:
+        yield f"agent {agent.agent}: approve can be stated, but nothing enforces it in this version"
 
 
 def _idle(rules: RuleSet) -> Iterator[str]:

@@ -72,6 +72,11 @@ class Policies:
     def unbind(self, tgid: int) -> None:
         self._maps.delete("bound", tgid.to_bytes(4, "little"))
 
+    def binding(self, tgid: int) -> int | None:
+        """The agent that a process is bound to."""
+        found = self._maps.value("bound", tgid.to_bytes(4, "little"), wire.POLICY.size)
+        return None if found is None else wire.POLICY.unpack(found)[0]
+
     def bound(self) -> list[tuple[int, int]]:
         """(tgid, agent) of every process that is bound."""
         found = []
@@ -115,9 +120,10 @@ def egress_key(agent: int, network: Network, port: int | None) -> bytes:
 class ProgramTree:
     """Paths and names of programs as the kernel looks them up: `entries` holds keys and nodes of the map."""
 
-    def __init__(self, agent: int) -> None:
+    def __init__(self, agent: int, states: dict[bytes, int] | None = None) -> None:
+        """`states`: of directories, kept from one tree of the agent to the next; this one adds its own."""
         self._agent = agent
-        self._states = 0
+        self._states = {} if states is None else states
         self._nodes: dict[tuple[int, bytes], list[int]] = {}
 
     def add_name(self, name: str, verdict: int) -> None:
@@ -128,12 +134,11 @@ class ProgramTree:
         """The program with this path, or those `below` this directory."""
         state = wire.PROGRAM_ROOT
         node = [0, 0, 0]
-        for part in filter(None, path.split("/")):
-            node = self._node(state, self._component(part))
-            if not node[0]:
-                self._states += 1
-                node[0] = self._states
-            state = node[0]
+        at = b""
+        for part in map(self._component, filter(None, path.split("/"))):
+            node = self._node(state, part)
+            at += b"/" + part
+            state = node[0] = self._states.setdefault(at, len(self._states) + 1)
         node[2 if below else 1] |= verdict
 
     def _node(self, state: int, name: bytes) -> list[int]:

@@ -152,7 +152,7 @@ def test_many_and_malformed_and_slow_clients(launch: Launch, cgroup: Path, tmp_p
         with connect() as client:
             client.sendall(request)
             reply = json.loads(client.makefile("rb").read())
-            assert reply == {"error": "unknown request; known commands: status"}
+            assert reply == {"error": "unknown request; known commands: status, reload, reloaded"}
     assert asks()["control_refused"] == len(garbage) + 1
     with connect() as client, pytest.raises(OSError):
         for _ in range(160):  # 10 MB without a line end
