@@ -38,7 +38,7 @@ def witness(one: str, other: str, paths: bool = True) -> str | None:
 
     Gives up, and says None, where the search grows beyond reason.
     """
-    if not _ends_agree(one, other):
+    if not _ends_agree(one, other) or (paths and _parts_differ(one, other)):
         return None
     machines = _Machine(one, paths), _Machine(other, paths)
     alphabet = sorted({_OTHER, "/", *machines[0].letters, *machines[1].letters}, key=lambda c: (c != _OTHER, c))
@@ -58,6 +58,16 @@ def witness(one: str, other: str, paths: bool = True) -> str | None:
                 seen.add(state)
                 queue.append((after, text + letter))
     return None
+
+
+def _parts_differ(one: str, other: str) -> bool:
+    """Whether a part between slashes, before any that may be several, is not the same word in both."""
+    for part, other_part in zip(one.split("/"), other.split("/"), strict=False):
+        if "**" in part or "**" in other_part:
+            return False
+        if part != other_part and not {"*", "?"}.intersection(part + other_part):
+            return True
+    return False
 
 
 def _ends_agree(one: str, other: str) -> bool:
