@@ -6,7 +6,6 @@ A workload cannot write these files. None of the runtimes is asked: its socket m
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -108,6 +107,8 @@ class Containers:
         database = self._root / "var/lib/containers/storage/db.sql"
         if not database.is_file():
             return None
+        import sqlite3  # noqa: PLC0415 (few nodes have podman)
+
         # A name may hold what a URI gives a meaning.
         uri = f"{database.absolute().as_uri()}?mode=ro"
         try:

@@ -135,6 +135,10 @@ class Recogniser:
                 found.append((cgroup_id, wait.path))
         return found
 
+    def is_asking(self) -> bool:
+        """Whether Slurm has yet to answer."""
+        return self._jobs.is_asking()
+
     def missing(self) -> dict[str, str]:
         """Matches for which this node offers no way -> why."""
         return missing(self._agents, self._containers, self._jobs)

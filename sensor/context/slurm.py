@@ -68,6 +68,10 @@ class Jobs:
         """Whether an answer may still come."""
         return self._command is not None and (job_id in self._open or self._tries.get(job_id, (0, 0))[0] < _TRIES)
 
+    def is_asking(self) -> bool:
+        """Whether an answer is awaited."""
+        return bool(self._open)
+
     def news(self) -> list[str]:
         """Jobs that became known since the last call."""
         found = []
