@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sensor import wire
@@ -102,7 +102,13 @@ def use(brakes: Brakes, agent: AgentFile) -> None:
     brakes.use({agent.agent: compile_limits(agent)}, [(7, "/x")], lambda _id, _path: agent.agent, "enforce")
 
 
+def denying(*programs: str) -> AgentFile:
+    owner = Owner(name="Ada", notify=["mailto://ada@example.org"])
+    return AgentFile(agent="rome", purpose="x", owner=owner, match=[Match(cgroup="/x")], exec=Exec(deny=list(programs)))
+
+
 @given(st.lists(AGENTS, min_size=2, max_size=5))
+@example([denying("/usr/bin/ssh"), denying("/opt/a/b", "/usr/bin/ssh")])  # directories keep their states
 def test_no_moment_without_limits(agents: list[AgentFile]) -> None:
     maps = Maps()
     brakes = Brakes(Policies(maps), Path("/nonexistent"))
