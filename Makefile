@@ -13,7 +13,9 @@ CLANG_FORMAT ?= clang-format
 LLVM_STRIP   ?= llvm-strip
 BPFTOOL      ?= bpftool
 # Debian keeps bpftool and sshd where a plain user's PATH does not look.
-export PATH  := $(PATH):/usr/sbin:/sbin
+export PATH  := $(PATH):/usr/sbin:/sbin:$(CURDIR)/build/nginx/usr/sbin
+# The tests run nginx. Its package would start a server on port 80, so it is only unpacked.
+NGINX        := $(if $(shell command -v nginx),,build/nginx/usr/sbin/nginx)
 
 VENV    := .venv
 BIN     := $(VENV)/bin
@@ -38,13 +40,13 @@ help: ## this list
 demo: build ## the incident, staged in throwaway cgroups against a live sensor (root)
 	$(BIN)/hostbrake demo
 
-test: build ## unit tests, and kernel tests where root and the kernel allow
+test: build $(NGINX) ## unit tests, and kernel tests where root and the kernel allow
 	$(BIN)/pytest tests
 
 test-unit: build ## only the tests that need neither root nor BPF
 	$(BIN)/pytest tests/unit
 
-test-kernel: build ## only the tests against the live kernel (root)
+test-kernel: build $(NGINX) ## only the tests against the live kernel (root)
 	$(BIN)/pytest tests/kernel
 
 build: $(VENV)/installed $(OBJECT) ## .venv/bin/hostbrake and the BPF object
@@ -70,6 +72,11 @@ packages:
 	[ -n "$$missing" ] || exit 0; \
 	[ "$$(id -u)" = 0 ] || { echo "missing packages; as root: apt-get install" $$missing >&2; exit 1; }; \
 	apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends $$missing
+
+build/nginx/usr/sbin/nginx: | packages
+	@mkdir -p build/nginx
+	cd build/nginx && { apt-get -q download nginx || { apt-get -q update && apt-get -q download nginx; }; } \
+		&& dpkg-deb -x nginx_*.deb .
 
 # PYTHON=… overrides; else Debian's own, else the first python3 on the PATH; either must be 3.10 or newer.
 FIND_PYTHON = python=; for candidate in $(or $(PYTHON),/usr/bin/python3 python3); do \

@@ -2,7 +2,7 @@
 /* The first words of each flow that begins here, and what it carries until it ends: cgroup_skb sees every packet of
  * every socket, however it was connected (kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb). Once a flow's first
  * words are known a packet costs one look-up and two additions. */
-#include "flow.bpf.h"
+#include "answers.bpf.h"
 
 #define TCP_SYN_SENT 2
 #define TCP_CLOSE 7
@@ -213,6 +213,8 @@ static __always_inline void look_datagram(struct __sk_buff *skb, enum direction 
 		if (!flow)
 			return;
 	}
+	if (way == INBOUND && packet.remote_port == DNS_PORT)
+		heed_answer(skb, flow, packet.payload);
 	add(flow, skb, way);
 	if (flow->records[way] >= DATAGRAMS && packet.remote_port != DNS_PORT)
 		return;

@@ -7,6 +7,8 @@
 
 #include "common.bpf.h"
 
+#define EACH_BYTE(byte) ((byte)*0x0101010101010101ULL)
+
 #define AF_INET 2
 #define AF_INET6 10
 
@@ -46,6 +48,20 @@ struct {
 	__type(value, __u32);
 } egress SEC(".maps") __weak;
 
+/* Addresses that answers gave for names which the agent may reach. */
+struct resolved_key {
+	__u32 agent;
+	__u32 port; /* 0: any */
+	__u8 address[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 32768);
+	__type(key, struct resolved_key);
+	__type(value, __u64); /* until when, CLOCK_BOOTTIME, ns */
+} resolved SEC(".maps") __weak;
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 16384);
@@ -60,6 +76,15 @@ struct {
 	__type(key, __u32);
 	__type(value, struct brakes);
 } brakes SEC(".maps") __weak;
+
+/* Upper case becomes lower, in eight bytes at once; others than ASCII stay. */
+static __always_inline __u64 folded(__u64 word)
+{
+	__u64 low = word & EACH_BYTE(0x7f);
+	__u64 from_a = low + EACH_BYTE(0x80 - 'A'), past_z = low + EACH_BYTE(0x80 - 'Z' - 1);
+
+	return word | ((from_a & ~past_z & ~word & EACH_BYTE(0x80)) >> 2);
+}
 
 static __always_inline const struct brakes *the_brakes(void)
 {
@@ -121,24 +146,43 @@ static __always_inline void against(struct judgement *judged, __u32 agent, bool 
 	judged->denied = enforced;
 }
 
+/* As an egress_key has it: an IPv4 address in IPv6 clothes. */
+static __always_inline void put_address(__u32 *to, const __u32 *address, __u16 family)
+{
+	if (family == AF_INET) {
+		to[0] = to[1] = 0;
+		to[2] = bpf_htonl(0xffff);
+		to[3] = address[0];
+		return;
+	}
+	to[0] = address[0];
+	to[1] = address[1];
+	to[2] = address[2];
+	to[3] = address[3];
+}
+
+static __always_inline bool was_resolved(struct resolved_key *key, __u16 port)
+{
+	__u64 *until;
+
+	key->port = port;
+	until = bpf_map_lookup_elem(&resolved, key);
+	return until && *until > bpf_ktime_get_boot_ns();
+}
+
 static __always_inline bool may_reach(__u32 agent, const __u32 *address, __u16 family, __u16 port)
 {
 	struct egress_key key = {.prefix = EGRESS_BITS, .agent = agent, .port = port};
-	__u32 *to = (__u32 *)key.address;
+	struct resolved_key name = {.agent = agent};
 
-	if (family == AF_INET) {
-		to[2] = bpf_htonl(0xffff);
-		to[3] = address[0];
-	} else {
-		to[0] = address[0];
-		to[1] = address[1];
-		to[2] = address[2];
-		to[3] = address[3];
-	}
+	put_address((__u32 *)key.address, address, family);
 	if (bpf_map_lookup_elem(&egress, &key))
 		return true;
 	key.port = 0;
-	return bpf_map_lookup_elem(&egress, &key);
+	if (bpf_map_lookup_elem(&egress, &key))
+		return true;
+	put_address((__u32 *)name.address, address, family);
+	return was_resolved(&name, port) || was_resolved(&name, 0);
 }
 
 static __always_inline void judge_egress_of(struct judgement *judged, __u32 agent, const __u32 *address, __u16 family,

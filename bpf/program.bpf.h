@@ -15,15 +15,6 @@ struct sought {
 	__u32 denied;
 };
 
-/* Upper case becomes lower, in eight bytes at once; others than ASCII stay. */
-static __always_inline __u64 folded(__u64 word)
-{
-	__u64 low = word & EACH_BYTE(0x7f);
-	__u64 from_a = low + EACH_BYTE(0x80 - 'A'), past_z = low + EACH_BYTE(0x80 - 'Z' - 1);
-
-	return word | ((from_a & ~past_z & ~word & EACH_BYTE(0x80)) >> 2);
-}
-
 /* Take the component at `offset` of the record as the name to look for. */
 static __always_inline struct program_node *seek(struct scratch *scratch, struct sought *sought, __u32 offset)
 {

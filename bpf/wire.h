@@ -203,6 +203,23 @@ struct program_node {
 	__u16 below; /* the same, where it goes on */
 };
 
+/* The host names that agents may reach as a tree: from the top level on, one step for each label. */
+#define HOST_PORTS 6
+
+struct host_key {
+	__u32 agent;
+	__u32 state;
+	char label[64]; /* in lower case, padded with NUL */
+};
+
+struct host_node {
+	__u32 next;
+	__u16 is_here;          /* the name that ends here may be reached */
+	__u16 is_below;         /* and so may all below it */
+	__u16 here[HOST_PORTS]; /* at these ports, 0 being any; the first 0 after that ends the list */
+	__u16 below[HOST_PORTS];
+};
+
 /* What there is to ask for at all, so that a hook on a node without policies asks for nothing more. */
 struct brakes {
 	__u32 policies; /* any */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,10 @@ def _window(number: int) -> None:
         raise ValueError(f"must be between 0 and 86400, not {number}")
 
 
+def _address(text: str) -> None:
+    ipaddress.ip_address(text)
+
+
 def _major(number: int) -> None:
     if not 1 <= number < 1 << 12:  # include/linux/kdev_t.h: 12 bits of major
         raise ValueError(f"a device major is 1 to 4095, not {number}")
@@ -82,6 +87,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Everything that `hostbrake run` can be told."""
 
     mode: Mode = "monitor"
+    resolvers: list[Annotated[str, _address]] | None = None
+    """DNS servers whose answers say where a host is that an agent may reach by name; None: /etc/resolv.conf's."""
     rules: list[Annotated[str, _directory]] = msgspec.field(default_factory=default_rules)
     agents: AbsolutePath = DEFAULT_AGENTS_DIR
     alerts: Annotated[str, _absolute_or_dash] = "/var/log/hostbrake/alerts.jsonl"

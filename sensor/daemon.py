@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import ipaddress
 import os
 import select
 import signal
@@ -31,7 +32,7 @@ from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
-from sensor.node import NodeError, cgroup2_mount, host
+from sensor.node import NodeError, cgroup2_mount, host, resolvers
 from sensor.pipeline import Pipeline
 from sensor.record.sink import Sink
 from sensor.reload import CHANGEABLE, Fresh, Reloader, compiled, needs_restart
@@ -151,6 +152,8 @@ class Daemon:
 
     def _limit(self, fresh: Fresh) -> None:
         self._limits = fresh.watch
+        self._brakes.deny_everybody(fresh.denied, self._config.mode)
+        self._brakes.trust(self._resolvers())
         self._brakes.use(fresh.limits, self._context.cgroups.items(), self._context.agent_of, self._config.mode)
 
     def _reload(self) -> None:
@@ -176,6 +179,15 @@ class Daemon:
         )
         for what, why in self._context.recogniser.missing().items():
             log.warning(f"agents by {what}: not available", reason=why)
+
+    def _resolvers(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+        found = []
+        for text in resolvers() if self._config.resolvers is None else self._config.resolvers:
+            try:
+                found.append(ipaddress.ip_address(text))
+            except ValueError:
+                log.warning("no address of a DNS server", nameserver=text)
+        return found
 
     def run(self) -> None:
         """Watch until SIGTERM or SIGINT."""

@@ -38,6 +38,16 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip().replace("-", "")
 
 
+def resolvers(path: Path = Path("/etc/resolv.conf")) -> list[str]:
+    """The addresses of the node's DNS servers (resolv.conf(5)); none where the file cannot be read."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    words = (line.split() for line in lines)
+    return [found[1].partition("%")[0] for found in words if len(found) > 1 and found[0] == "nameserver"]
+
+
 @lru_cache(maxsize=1)
 def host() -> tuple[str, str | None]:
     """(host name, machine id or None), for the alert's `host`."""

@@ -12,14 +12,15 @@ import structlog
 from sensor.config import Config
 from sensor.context.agents import Agents
 from sensor.faults import Fault, FaultsError
+from sensor.match.early import denied_programs
 from sensor.match.ir import RuleSet
-from sensor.match.limits import Limits, LimitWatch, compile_limits
+from sensor.match.limits import Limits, LimitWatch, Programs, compile_limits
 from sensor.match.matcher import Matcher
 from sensor.startup import Loaded
 
 log = structlog.get_logger()
 
-CHANGEABLE = frozenset({"mode", "rules", "agents", "protect", "kills_per_minute", "alert_window_s"})
+CHANGEABLE = frozenset({"mode", "rules", "agents", "protect", "kills_per_minute", "alert_window_s", "resolvers"})
 """The settings that a reload changes; each other one needs a restart."""
 
 
@@ -30,6 +31,8 @@ class Fresh(msgspec.Struct):
     agents: Agents
     watch: LimitWatch
     limits: dict[str, Limits]
+    denied: Programs
+    """What the rules deny everybody before its first instruction."""
     matcher: Matcher | None
     """None: the rules are those of before, and keep what they remember."""
 
@@ -55,6 +58,7 @@ def compiled(loaded: Loaded, before: RuleSet | None) -> Fresh:
         Agents(files),
         LimitWatch(files),
         {agent.agent: compile_limits(agent) for agent in files},
+        denied_programs(loaded.rules.rules),
         None if same else Matcher(loaded.rules.rules),
     )
 

@@ -70,5 +70,10 @@ EVERYBODY = 0
 """Stands for an agent in a PROGRAM_KEY."""
 PROGRAM_ROOT, PROGRAM_BY_NAME = 0, 0xFFFFFFFF
 PROGRAM_ALLOWED, PROGRAM_DENIED = 1, 2
+HOST_PORTS = 6
+HOST_KEY = struct.Struct("=II64s")
+"""agent, state, label"""
+HOST_NODE = struct.Struct("=IHH12s12s")
+"""next state, may the name that ends here be reached, may those below it, ports (HOST_PORTS u16) of either"""
 BRAKES = struct.Struct("=IIIIQQ")
 """policies, isolated, programs, reserved, scope, scope level"""

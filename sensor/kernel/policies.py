@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections.abc import Iterator
 from typing import Protocol, TypeAlias
 
@@ -55,26 +56,26 @@ class Policies:
 
     def assign(self, cgroup_id: int, agent: int, state: int = 0) -> None:
         """What runs in this cgroup is under the agent's limits, and what is made below it from now on."""
-        self._maps.update("policies", cgroup_id.to_bytes(8, "little"), wire.POLICY.pack(agent, state))
+        self._maps.update("policies", cgroup_id.to_bytes(8, sys.byteorder), wire.POLICY.pack(agent, state))
 
     def release(self, cgroup_id: int) -> None:
-        self._maps.delete("policies", cgroup_id.to_bytes(8, "little"))
+        self._maps.delete("policies", cgroup_id.to_bytes(8, sys.byteorder))
 
     def assigned(self, cgroup_id: int) -> tuple[int, int] | None:
         """(agent, state) of a cgroup."""
-        found = self._maps.value("policies", cgroup_id.to_bytes(8, "little"), wire.POLICY.size)
+        found = self._maps.value("policies", cgroup_id.to_bytes(8, sys.byteorder), wire.POLICY.size)
         return None if found is None else wire.POLICY.unpack(found)
 
     def bind(self, tgid: int, agent: int) -> None:
         """The process is under the agent's limits wherever it goes, and so are the children it makes from now on."""
-        self._maps.update("bound", tgid.to_bytes(4, "little"), wire.POLICY.pack(agent, 0))
+        self._maps.update("bound", tgid.to_bytes(4, sys.byteorder), wire.POLICY.pack(agent, 0))
 
     def unbind(self, tgid: int) -> None:
-        self._maps.delete("bound", tgid.to_bytes(4, "little"))
+        self._maps.delete("bound", tgid.to_bytes(4, sys.byteorder))
 
     def binding(self, tgid: int) -> int | None:
         """The agent that a process is bound to."""
-        found = self._maps.value("bound", tgid.to_bytes(4, "little"), wire.POLICY.size)
+        found = self._maps.value("bound", tgid.to_bytes(4, sys.byteorder), wire.POLICY.size)
         return None if found is None else wire.POLICY.unpack(found)[0]
 
     def bound(self) -> list[tuple[int, int]]:
@@ -83,14 +84,14 @@ class Policies:
         for key in list(self._maps.keys("bound", 4)):
             value = self._maps.value("bound", key, wire.POLICY.size)
             if value is not None:
-                found.append((int.from_bytes(key, "little"), wire.POLICY.unpack(value)[0]))
+                found.append((int.from_bytes(key, sys.byteorder), wire.POLICY.unpack(value)[0]))
         return found
 
     def limit(self, agent: int, flags: int) -> None:
         """What is limited: wire.LIMIT_* bits; 0 lifts every limit."""
-        key = agent.to_bytes(4, "little")
+        key = agent.to_bytes(4, sys.byteorder)
         if flags:
-            self._maps.update("limits", key, flags.to_bytes(4, "little"))
+            self._maps.update("limits", key, flags.to_bytes(4, sys.byteorder))
         else:
             self._maps.delete("limits", key)
 
@@ -108,13 +109,39 @@ class Policies:
     def forget_program(self, key: bytes) -> None:
         self._maps.delete("named", key)
 
+    def trust_resolver(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+        """Answers of this DNS server say where a host that may be reached is."""
+        self._maps.update("resolvers", mapped(address), b"\1\0\0\0")
+
+    def resolvers(self) -> list[bytes]:
+        return list(self._maps.keys("resolvers", 16))
+
+    def distrust_resolver(self, key: bytes) -> None:
+        self._maps.delete("resolvers", key)
+
+    def name_host(self, key: bytes, node: bytes) -> None:
+        """One entry of `HostTree`."""
+        self._maps.update("hosts", key, node)
+
+    def forget_host(self, key: bytes) -> None:
+        self._maps.delete("hosts", key)
+
+    def forget_resolved(self, agent: int) -> None:
+        """The addresses that the agent may reach because a host that it may reach was said to be there."""
+        for key in list(self._maps.keys("resolved", wire.EGRESS_KEY.size)):
+            if wire.EGRESS_KEY.unpack(key)[1] == agent:
+                self._maps.delete("resolved", key)
+
+
+def mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
+    """16 bytes, IPv4 as ::ffff:a.b.c.d (RFC 4291, section 2.5.5.2)."""
+    return b"\0" * 10 + b"\xff\xff" + address.packed if address.version == 4 else address.packed
+
 
 def egress_key(agent: int, network: Network, port: int | None) -> bytes:
-    """`struct egress_key`: IPv4 networks as part of ::ffff:0:0/96 (RFC 4291, section 2.5.5.2)."""
-    address, bits = network.network_address.packed, network.prefixlen
-    if network.version == 4:
-        address, bits = b"\0" * 10 + b"\xff\xff" + address, bits + _MAPPED_BITS
-    return wire.EGRESS_KEY.pack(_BEFORE_ADDRESS + bits, agent, port or 0, 0, address)
+    """`struct egress_key`."""
+    bits = network.prefixlen + (_MAPPED_BITS if network.version == 4 else 0)
+    return wire.EGRESS_KEY.pack(_BEFORE_ADDRESS + bits, agent, port or 0, 0, mapped(network.network_address))
 
 
 class ProgramTree:
@@ -153,3 +180,48 @@ class ProgramTree:
             wire.PROGRAM_KEY.pack(self._agent, state, name): wire.PROGRAM_NODE.pack(*node)
             for (state, name), node in self._nodes.items()
         }
+
+
+class HostTree:
+    """Host names that an agent may reach, as the kernel looks them up."""
+
+    def __init__(self, agent: int, states: dict[bytes, int] | None = None) -> None:
+        """`states`: of names, kept from one tree of the agent to the next; this one adds its own."""
+        self.left_out: list[str] = []
+        """Names with more ports than the kernel side keeps."""
+        self._agent = agent
+        self._states = {} if states is None else states
+        self._nodes: dict[tuple[int, bytes], _HostNode] = {}
+
+    def add(self, host: str, port: int | None) -> None:
+        """`host`: a name, or "*.x" for every name below x."""
+        state, node = 0, _HostNode()
+        below = host.startswith("*.")
+        at = b""
+        for label in reversed(host.removeprefix("*.").lower().encode("ascii").split(b".")):
+            node = self._nodes.setdefault((state, label), _HostNode())
+            at = label + b"." + at
+            state = node.next = self._states.setdefault(at, len(self._states) + 1)
+        (node.below if below else node.here).add(port or 0)
+
+    def entries(self) -> dict[bytes, bytes]:
+        found = {}
+        for (state, label), node in self._nodes.items():
+            key = wire.HOST_KEY.pack(self._agent, state, label)
+            here, below = self._ports(label, node.here), self._ports(label, node.below)
+            found[key] = wire.HOST_NODE.pack(node.next, bool(node.here), bool(node.below), here, below)
+        return found
+
+    def _ports(self, label: bytes, ports: set[int]) -> bytes:
+        if 0 in ports:
+            ports = {0}
+        if len(ports) > wire.HOST_PORTS:
+            self.left_out.append(label.decode())
+        return b"".join(port.to_bytes(2, sys.byteorder) for port in sorted(ports)[: wire.HOST_PORTS]).ljust(12, b"\0")
+
+
+class _HostNode:
+    def __init__(self) -> None:
+        self.next = 0
+        self.here: set[int] = set()
+        self.below: set[int] = set()

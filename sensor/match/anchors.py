@@ -26,8 +26,8 @@ Anchors: TypeAlias = frozenset[Anchor]
 
 _COARSE = {
     "access", "agent_egress", "agent_gpu", "application_protocol", "denied", "destination_scope", "device_class",
-    "fileless", "http_method", "initiated", "left_agent", "protocol", "query_type", "stdio_socket", "tls_ech", "truncated", "user",
-    "user_id", "would_deny",
+    "fileless", "http_method", "initiated", "left_agent", "protocol", "query_type", "stdio_socket", "tls_ech",
+    "truncated", "user", "user_id", "would_deny",
 }  # fmt: skip
 """Attributes with few values: poor to choose among rules by."""
 

@@ -56,12 +56,14 @@ class KillCgroups:
     threaded cgroups and kernels before 5.14 have none. A signal through a pidfd reaches those.
     """
 
-    def __init__(self, cgroups: Sequence[Cgroup], offender: int | None = None) -> None:
-        """`offender`: a pidfd of a process that has to die too if it has left these cgroups. Owned from now."""
-        self.processes = 0
+    def __init__(self, cgroups: Sequence[Cgroup], offender: int | None = None, ended: int | None = None) -> None:
+        """`offender`: a pidfd of a process that has to die too if it has left these cgroups. Owned from now.
+        `ended`: a process that counts, though it is dead already.
+        """
+        self.processes = 0 if ended is None else 1
         self._cgroups = cgroups
         self._offender = offender
-        self._seen: set[int] = set()
+        self._seen: set[int] = set() if ended is None else {ended}
         self._pass_after = 0.0
         self._pass_wait = _FIRST_PASS_S
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import structlog
 
 from sensor import wire
 from sensor.kernel.libbpf import BpfError
-from sensor.kernel.policies import Policies, ProgramTree
-from sensor.match.limits import Limits
+from sensor.kernel.policies import HostTree, Policies, ProgramTree, mapped
+from sensor.match.limits import Limits, Network, Programs
 from sensor.verdict import Mode
 
 log = structlog.get_logger()
 
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_DNS_PORT = 53
 _FIRST_NUMBER = 1
 _LAST_NUMBER = 0xFFFF - 1
 
@@ -39,8 +44,15 @@ class Brakes:
         self._enforced = 0
         self._numbers: dict[str, int] = {}
         self._limits: dict[str, Limits] = {}
+        self._before: dict[str, Limits] = {}
+        """Those that are being replaced."""
         self._places: dict[int, str] = {}
-        self._states: dict[int, dict[bytes, int]] = {}
+        self._isolated: dict[str, int] = {}
+        self._denied: dict[bytes, bytes] = {}
+        self._reached: dict[str, frozenset[tuple[Network, int | None]]] = {}
+        self._directories: dict[int, dict[bytes, int]] = {}
+        self._labels: dict[int, dict[bytes, int]] = {}
+        self._resolvers: frozenset[tuple[Network, int | None]] = frozenset()
 
     def name(self, number: int) -> str | None:
         """The agent with this number."""
@@ -54,7 +66,7 @@ class Brakes:
         First what is allowed, then what is limited and whose each cgroup is, then what is no longer allowed: nothing
         that both the old and the new limits let happen is denied in between, and nothing that both deny happens.
         """
-        before = self._limits
+        before = self._before = self._limits
         self._enforced = wire.LIMIT_ENFORCED if mode == "enforce" else 0
         self._limits = {name: limit for name, limit in limits.items() if _is_limiting(limit)}
         for name in self._limits:
@@ -62,7 +74,7 @@ class Brakes:
                 self._numbers[name] = _FIRST_NUMBER + len(self._numbers)
         for name, limit in self._limits.items():
             self._allow(self._numbers[name], before.get(name), limit)
-        self._try("policies", self._policies.use, bool(self._limits or before), False)
+        self._announce()
         for name, limit in self._limits.items():
             self._try("limits", self._policies.limit, self._numbers[name], self._flags(limit))
         for cgroup_id, path in cgroups:
@@ -71,7 +83,8 @@ class Brakes:
             self._lift(self._numbers[name])
         for name, limit in before.items():
             self._forget(self._numbers[name], limit, self._limits.get(name))
-        self._try("policies", self._policies.use, bool(self._limits), False)
+        self._before = {}
+        self._announce()
 
     def _lift(self, number: int) -> None:
         """The agent is gone, or has no limits any more: so have its processes."""
@@ -79,6 +92,30 @@ class Brakes:
         for tgid, held in self._policies.bound():
             if held == number:
                 self._try("processes", self._policies.unbind, tgid)
+
+    def deny_everybody(self, programs: Programs, mode: Mode) -> None:
+        """From now on no process in scope begins one of these programs; in monitor mode, each may."""
+        before = self._denied
+        self._denied = self._entries(wire.EVERYBODY, {wire.PROGRAM_DENIED: programs}) if mode == "enforce" else {}
+        self._grow(before, self._denied)
+        self._announce()
+        self._shrink(before, self._denied)
+
+    def _announce(self) -> None:
+        policies = bool(self._limits or self._before or self._isolated)
+        self._try("policies", self._policies.use, policies, bool(self._isolated), bool(self._denied))
+
+    def trust(self, resolvers: Iterable[Address]) -> None:
+        """From now on answers of these DNS servers alone say where a host is, and agents that may reach hosts by name
+        may ask them.
+        """
+        now = {mapped(address): address for address in resolvers}
+        for address in now.values():
+            self._try("resolvers", self._policies.trust_resolver, address)
+        for key in self._policies.resolvers():
+            if key not in now:
+                self._try("resolvers", self._policies.distrust_resolver, key)
+        self._resolvers = frozenset((ipaddress.ip_network(address), _DNS_PORT) for address in now.values())
 
     def made(self, cgroup_id: int, path: str, agent: str | None) -> None:
         """The cgroup belongs to `agent` now, or to none. What is in it already is bound, too; but whoever came from
@@ -94,23 +131,76 @@ class Brakes:
             self._failed("policies", error)
 
     def _place(self, cgroup_id: int, path: str, known: str | None, wanted: str | None) -> None:
-        if wanted is None and known is None:
-            self._policies.release(cgroup_id)  # what it has by inheritance
-            return
         number = self._numbers[wanted] if wanted else 0
         held, _ = self._policies.assigned(cgroup_id) or (0, 0)
         if wanted:
             self._places[cgroup_id] = wanted
-            self._policies.assign(cgroup_id, number)
         else:
-            del self._places[cgroup_id]
-            self._policies.release(cgroup_id)
+            self._places.pop(cgroup_id, None)
+        self._set(cgroup_id, number, self._state(path))
+        if wanted is None and known is None:  # it had the limits by inheritance alone
+            return
         for tgid in self._members(path):
             bound = self._policies.binding(tgid)
             if bound in (None, held) and number:
                 self._policies.bind(tgid, number)
             elif bound is not None and bound == held:
                 self._policies.unbind(tgid)
+
+    def isolate(self, path: str, cgroup_id: int) -> None:
+        """Cut the cgroup off, and all below it: no packet leaves but to the allow list, and no GPU is opened.
+
+        Raises BpfError where the kernel refuses, and then some of it may be cut off.
+        """
+        self._isolated[path] = cgroup_id
+        self._policies.use(True, True, bool(self._denied))
+        for below, below_id in self._cgroups(path):
+            self._policies.assign(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
+
+    def release(self, path: str) -> bool:
+        """Undo `isolate` of this very cgroup; what it is denied by its agent's limits stays so. False: it was not.
+
+        Raises BpfError where the kernel refuses.
+        """
+        if self._isolated.pop(path, None) is None:
+            return False
+        for below, below_id in self._cgroups(path):
+            self._set(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
+        self._announce()
+        return True
+
+    def isolated(self) -> list[str]:
+        """The cgroups that were cut off, each with all below it."""
+        return sorted(self._isolated)
+
+    def allow_in_isolation(self, destinations: Iterable[tuple[Network, int | None]]) -> None:
+        """Where those who are cut off may still go."""
+        for network, port in destinations:
+            self._try("isolation", self._policies.allow_egress, wire.ISOLATION, network, port)
+
+    def is_isolated(self, path: str) -> bool:
+        """Whether the kernel has it so for every cgroup from here down."""
+        policies = [self._policies.assigned(below_id) for _, below_id in self._cgroups(path)]
+        return all(policy is not None and policy[1] & wire.ISOLATED for policy in policies)
+
+    def _set(self, cgroup_id: int, number: int, state: int) -> None:
+        if number or state:
+            self._try("policies", self._policies.assign, cgroup_id, number, state)
+        else:
+            self._try("policies", self._policies.release, cgroup_id)
+
+    def _state(self, path: str) -> int:
+        is_below = any(path == top or path.startswith(top.rstrip("/") + "/") for top in self._isolated)
+        return wire.ISOLATED if is_below else 0
+
+    def _cgroups(self, path: str) -> list[tuple[str, int]]:
+        """(path, id) of a cgroup and all below it; more than exist are no harm."""
+        top = self._mount / path.lstrip("/")
+        found = []
+        for directory, _, _ in os.walk(top):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((directory.removeprefix(str(self._mount)), Path(directory).stat().st_ino))
+        return found
 
     def belongs(self, tgid: int, agent: str, path: str) -> None:
         """A process in a cgroup that is nobody's is an agent's by its user."""
@@ -132,6 +222,7 @@ class Brakes:
     def removed(self, cgroup_id: int) -> None:
         """The kernel side has already forgotten it."""
         self._places.pop(cgroup_id, None)
+        self._isolated = {path: own for path, own in self._isolated.items() if own != cgroup_id}
 
     def _members(self, path: str) -> list[int]:
         try:
@@ -148,29 +239,48 @@ class Brakes:
         return flags | (wire.LIMIT_PROGRAMS_ALONE if limits.alone else 0)
 
     def _allow(self, number: int, before: Limits | None, now: Limits) -> None:
-        known = before.networks if before else frozenset()
-        for network, port in now.networks - known:
+        reached, reachable = self._reached.get(now.agent, frozenset()), self._reachable(now)
+        for network, port in reachable - reached:
             self._try("egress", self._policies.allow_egress, number, network, port)
-        old = self._tree(number, before) if before else {}
-        for key, node in self._tree(number, now).items():
-            self._try("programs", self._policies.name_program, key, _either(node, old.get(key)))
+        self._reached[now.agent] = reached | reachable
+        self._grow(self._tree(number, before), self._tree(number, now))
+        for key, node in reversed(self._hosts(number, now).items()):  # what leads to a name after the name
+            self._try("hosts", self._policies.name_host, key, node)
 
     def _forget(self, number: int, before: Limits, now: Limits | None) -> None:
-        for network, port in before.networks - (now.networks if now else frozenset()):
+        reachable = self._reachable(now) if now else frozenset()
+        for network, port in self._reached.pop(before.agent, frozenset()) - reachable:
             self._try("egress", self._policies.forbid_egress, number, network, port)
-        old, new = self._tree(number, before), self._tree(number, now) if now else {}
-        for key in old.keys() - new.keys():
-            self._try("programs", self._policies.forget_program, key)
-        for key in old.keys() & new.keys():
-            if _either(new[key], old[key]) != new[key]:
-                self._try("programs", self._policies.name_program, key, new[key])
+        if now:
+            self._reached[now.agent] = reachable
+        self._shrink(self._tree(number, before), self._tree(number, now))
+        for key in self._hosts(number, before).keys() - (self._hosts(number, now).keys() if now else set()):
+            self._try("hosts", self._policies.forget_host, key)
+        if before.hosts - (now.hosts if now else frozenset()):  # which addresses are its own is not known
+            self._try("hosts", self._policies.forget_resolved, number)
 
-    def _tree(self, number: int, limits: Limits) -> dict[bytes, bytes]:
-        """What the kernel can decide of programs. A directory keeps its state as long as the sensor runs, so that the
-        new entries lead on from those of before.
-        """
-        tree = ProgramTree(number, self._states.setdefault(number, {}))
-        for programs, verdict in ((limits.deny, wire.PROGRAM_DENIED), (limits.allow, wire.PROGRAM_ALLOWED)):
+    def _grow(self, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
+        """Write the entries of programs so that for now each says what it said before as well."""
+        for key, node in now.items():
+            self._try("programs", self._policies.name_program, key, _either(node, before.get(key)))
+
+    def _shrink(self, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
+        for key in before.keys() - now.keys():
+            self._try("programs", self._policies.forget_program, key)
+        for key in before.keys() & now.keys():
+            if _either(now[key], before[key]) != now[key]:
+                self._try("programs", self._policies.name_program, key, now[key])
+
+    def _tree(self, number: int, limits: Limits | None) -> dict[bytes, bytes]:
+        """What the kernel can decide of an agent's programs."""
+        if limits is None:
+            return {}
+        return self._entries(number, {wire.PROGRAM_DENIED: limits.deny, wire.PROGRAM_ALLOWED: limits.allow})
+
+    def _entries(self, number: int, verdicts: Mapping[int, Programs]) -> dict[bytes, bytes]:
+        """A directory keeps its state as long as the sensor runs, so that new entries lead on from those of before."""
+        tree = ProgramTree(number, self._directories.setdefault(number, {}))
+        for verdict, programs in verdicts.items():
             for name in programs.names:
                 tree.add_name(name, verdict)
             for path in programs.paths:
@@ -178,6 +288,19 @@ class Brakes:
             for path in programs.below:
                 tree.add_path(path, verdict, below=True)
         return tree.entries()
+
+    def _reachable(self, limits: Limits) -> frozenset[tuple[Network, int | None]]:
+        return limits.networks | self._resolvers if limits.hosts else limits.networks
+
+    def _hosts(self, number: int, limits: Limits) -> dict[bytes, bytes]:
+        tree = HostTree(number, self._labels.setdefault(number, {}))
+        for host, port in limits.hosts:
+            tree.add(host, port)
+        entries = tree.entries()
+        for label in tree.left_out:
+            self.failures["hosts"] += 1
+            log.error("a host has too many ports", agent=limits.agent, label=label, most=wire.HOST_PORTS)
+        return entries
 
     def _try(self, what: str, write: Callable[..., None], *arguments: Any) -> None:
         try:

@@ -15,7 +15,7 @@ from collections import Counter, deque
 import msgspec
 from msgspec.structs import replace
 
-from sensor.events import AnyEvent, DeviceOpen, FlowEvent
+from sensor.events import AnyEvent, DeviceOpen, FlowEvent, ProcessCreation
 from sensor.respond import process
 from sensor.respond.act import BOUND_S, POLL_S, Act, FreezeCgroups, KillCgroups, KillProcess, survived
 from sensor.respond.cgroupfs import Cgroup, CgroupRoot
@@ -138,7 +138,7 @@ class Executor:
         job = self._jobs.get(key)
         if job is None:
             try:
-                job = self._job(plan)
+                job = self._job(plan, _ended(verdict.event))
             except OSError as error:
                 reason = f"the target cannot be opened: {error.strerror}"
                 return self._counted(replace(outcome, outcome="failed", reason=reason))
@@ -186,7 +186,8 @@ class Executor:
         self._epoll.close()
         return done
 
-    def _job(self, plan: Plan) -> _Job:
+    def _job(self, plan: Plan, ended: int | None) -> _Job:
+        """`ended`: the process that the kernel side has ended already."""
         with contextlib.ExitStack() as held:
             cgroups = self._open(plan.cgroups, held)
             offender = process.open_process(plan.process) if plan.process else None
@@ -203,21 +204,21 @@ class Executor:
             limit = self._kills.maxlen
             reasons.append(f"{limit} kills within a minute reached: frozen instead, until thawed or killed")
         elif not alive:
-            reasons.append("nothing was left to kill")
+            reasons.append("the kernel ended it before it began" if ended else "nothing was left to kill")
         elif not cgroups and plan.cgroups:
             reasons.append("the cgroup is gone; only the process and its descendants")
         return _Job(
-            self._target(cgroups, offender, freeze),
+            self._target(cgroups, offender, freeze, ended),
             action="freeze" if freeze else plan.action,
             scope=plan.scope if cgroups else "process",
             reason="; ".join(filter(None, reasons)) or None,
         )
 
-    def _target(self, cgroups: list[Cgroup], offender: tuple[int, int] | None, freeze: bool) -> Act:
+    def _target(self, cgroups: list[Cgroup], offender: tuple[int, int] | None, freeze: bool, ended: int | None) -> Act:
         if not cgroups and offender is not None:
             return KillProcess(*offender, self._guards.spared(), freeze)
         if not freeze:
-            return KillCgroups(cgroups, offender[1] if offender else None)
+            return KillCgroups(cgroups, offender[1] if offender else None, ended)
         if offender is not None:
             os.close(offender[1])
         return FreezeCgroups(cgroups)
@@ -289,6 +290,11 @@ def _completed(verdict: Verdict, outcome: Outcome, job: _Job) -> Outcome:
 def _was_denied(event: AnyEvent) -> bool:
     """The kernel refused it. A denied program is no such thing: that its process is gone has to be verified."""
     return isinstance(event, FlowEvent | DeviceOpen) and bool(event.denied)
+
+
+def _ended(event: AnyEvent) -> int | None:
+    """The process that the kernel side ended before its first instruction."""
+    return event.process_id if isinstance(event, ProcessCreation) and event.denied else None
 
 
 def _would_be_denied(event: AnyEvent) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from benign_helpers import Place, Site, open_site
 from sensor_helpers import Launch
 
-from sensor.cli.staging import Sensor
+from sensor.cli.staging import Sensor, throwaway_cgroup
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +45,16 @@ def launch(cgroup: Path, tmp_path: Path, state_dir: Path) -> Iterator[Launch]:
         with contextlib.suppress(ProcessLookupError):
             sensor.process.send_signal(signal.SIGCONT)
         sensor.stop()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory, state_dir: Path) -> Iterator[Site]:
+    """One for all tests of a module: see `benign_helpers`."""
+    name = f"hostbrake-test-{uuid.uuid4().hex[:12]}"
+    with throwaway_cgroup(name) as cgroup, open_site(cgroup, tmp_path_factory.mktemp("site"), state_dir) as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=["loopback", "external"])
+def place(request: pytest.FixtureRequest, site: Site) -> Place:
+    return site.places[request.param]

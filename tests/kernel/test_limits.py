@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -187,7 +190,7 @@ def test_children_inherit_in_the_kernel(start: Start, place: Path) -> None:
     """The sensor is stopped: nobody but the kernel is there."""
     listener = Listener()
     sensor = start("egress: {default: deny, allow: []}")
-    sensor.process.send_signal(19)
+    sensor.process.send_signal(signal.SIGSTOP)
     below = place / "a" / "b"
     below.mkdir(parents=True)
     assert said(below, CONNECT, "127.0.0.1", listener.port) == os.strerror(1)
@@ -247,3 +250,126 @@ def test_an_agents_own_response_goes_further(start: Start, place: Path) -> None:
     alert = alert_named(sensor, "Destination outside the agent's limits")
     assert (alert["response"]["action"], alert["response"]["outcome"]) == ("kill", "done")
     assert not listener.was_reached()
+
+
+RESOLVE = """
+import socket, struct, sys
+server, name, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+asked.settimeout(10)
+question = b"".join(bytes([len(part)]) + part.encode() for part in name.split(".")) + b"\\0\\0\\1\\0\\1"
+asked.sendto(b"\\x12\\x34\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0" + question, (server, 53))
+answer = asked.recv(512)
+try:
+    socket.create_connection((socket.inet_ntoa(answer[-4:]), port), 5).close()
+    print("connected")
+except OSError as error:
+    print(error.strerror)
+"""
+HOST = "127.9.9.9"
+
+
+@pytest.fixture
+def name_server() -> Iterator[str]:
+    """Answers every question with a chain of aliases that ends at HOST."""
+    address = "127.7.7.7"
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind((address, 53))
+    server.settimeout(0.2)
+    over = threading.Event()
+
+    def serve() -> None:
+        while not over.is_set():
+            with contextlib.suppress(TimeoutError):
+                query, client = server.recvfrom(512)
+                question = query[12:]
+                alias = b"\xc0\x0c\0\5\0\1\0\0\0\x3c\0\7\4real\xc0\x0c"
+                record = b"\4real\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(HOST)
+                server.sendto(query[:2] + b"\x81\x80\0\1\0\2\0\0\0\0" + question + alias + record, client)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield address
+    over.set()
+    thread.join()
+    server.close()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("pypi.test:{port}", "pypi.test", True),
+        ("pypi.test", "PyPI.Test", True),
+        ("'*.test:{port}'", "files.pypi.test", True),
+        ("'*.test:{port}'", "test", False),
+        ("pypi.test:1", "pypi.test", False),
+        ("pypi.test:{port}", "evil.test", False),
+        ("pypi.test:{port}", "x.pypi.test", False),
+    ],
+)
+def test_a_named_host_is_where_the_trusted_resolver_says(
+    start: Start, place: Path, tmp_path: Path, name_server: str, case: tuple[str, str, bool]
+) -> None:
+    """The connection follows the answer at once, so that only the kernel can have learned from it."""
+    allow, asked, reached = case
+    listener = Listener(HOST)
+    (tmp_path / "sensor.yml").write_text(f"alert_window_s: 0\nresolvers: ['{name_server}']\n")
+    start(f"egress: {{default: deny, allow: [{allow.format(port=listener.port)}]}}")
+    answer = said(place, RESOLVE, name_server, asked, listener.port)
+    assert (answer, listener.was_reached()) == (("connected", True) if reached else (os.strerror(1), False))
+
+
+def test_another_resolver_says_nothing(start: Start, place: Path, tmp_path: Path, name_server: str) -> None:
+    listener = Listener(HOST)
+    (tmp_path / "sensor.yml").write_text("alert_window_s: 0\nresolvers: ['127.0.0.53']\n")
+    start(f"egress: {{default: deny, allow: [pypi.test, {name_server}]}}")
+    assert said(place, RESOLVE, name_server, "pypi.test", listener.port) == os.strerror(1)
+    assert not listener.was_reached()
+
+
+RULE = """
+title: Forbidden program
+id: 6f1d3c1e-29b1-4a1e-9d55-0d3f3b9d6a11
+logsource: {{product: linux, category: process_creation}}
+detection:
+  selection:
+    {field}: {value}
+  condition: selection
+level: high
+response: {{action: {action}, scope: process}}
+"""
+
+
+@pytest.mark.parametrize(
+    "where", [("Image|endswith", "/FORBIDDEN"), ("Image", "{program}"), ("Image|startswith", "{directory}/")]
+)
+@pytest.mark.parametrize("action", ["deny", "kill"])
+def test_a_rule_on_a_name_alone_is_decided_before_the_first_instruction(
+    launch: Launch, cgroup: Path, tmp_path: Path, where: tuple[str, str], action: str
+) -> None:
+    """The sensor is stopped at the time, so only the kernel can have ended it; its own verdict is the same."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "rules").mkdir()
+    program, mark = tmp_path / "bin" / "forbidden", tmp_path / "mark"
+    shutil.copy(shutil.which("touch") or "/usr/bin/touch", program)
+    field, value = where[0], where[1].format(program=program, directory=program.parent)
+    (tmp_path / "rules" / "rule.yml").write_text(RULE.format(field=field, value=value, action=action))
+    sensor = launch(f"--rules={tmp_path / 'rules'}", "--mode=enforce")
+    sensor.process.send_signal(signal.SIGSTOP)
+    assert start_in(cgroup, [program, mark]).wait(30) == -9
+    assert not mark.exists()
+    sensor.process.send_signal(signal.SIGCONT)
+    alert = alert_named(sensor, "Forbidden program")
+    assert (alert["response"]["action"], alert["response"]["outcome"]) == (action, "done")
+    assert "was kept from running" in alert["event"]["reason"]
+    assert subprocess.run([program, mark], check=False).returncode == 0, "outside the sensor's scope"
+
+
+def test_in_monitor_mode_a_forbidden_program_runs(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    rule = RULE.format(field="Image|endswith", value="/true", action="deny")
+    (tmp_path / "rules" / "rule.yml").write_text(rule)
+    sensor = launch(f"--rules={tmp_path / 'rules'}", "--mode=monitor")
+    assert start_in(cgroup, ["/bin/true"]).wait(30) == 0
+    alert = alert_named(sensor, "Forbidden program")
+    assert (alert["response"]["action"], alert["response"]["outcome"]) == ("deny", "would")

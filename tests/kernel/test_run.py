@@ -112,7 +112,8 @@ def test_an_exec_kills_its_cgroup_and_one_line_says_so(
             "category": ["process"],
             "action": "exec",
             "severity": 99,
-            "reason": f"xmrig (pid {deed.pid}, {getpass.getuser()}) of agent rome-rl ran `{' '.join(args)}`"
+            "reason": f"xmrig (pid {deed.pid}, {getpass.getuser()}) of agent rome-rl was kept from running"
+            f" `{' '.join(args)}`"
             f" in {path_of(work)}: Cryptocurrency miner by its name",
         },
         "rule": {"id": MINER_RULE, "name": "Cryptocurrency miner by its name", "level": "critical"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,11 +46,11 @@ class Maps:
 
     def denied(self, cgroup_id: int) -> frozenset[object]:
         """All of `PATHS`, `ADDRESSES` and "gpu" that a process in the cgroup may not use."""
-        policy = self.value("policies", cgroup_id.to_bytes(8, "little"), 8)
+        policy = self.value("policies", cgroup_id.to_bytes(8, sys.byteorder), 8)
         if not wire.BRAKES.unpack(self.tables["brakes"][b"\0\0\0\0"])[0] or policy is None:
             return frozenset()
         agent = wire.POLICY.unpack(policy)[0]
-        flags = int.from_bytes(self.value("limits", agent.to_bytes(4, "little"), 4) or b"", "little")
+        flags = int.from_bytes(self.value("limits", agent.to_bytes(4, sys.byteorder), 4) or b"", sys.byteorder)
         if not flags & wire.LIMIT_ENFORCED:
             return frozenset()
         found: set[object] = {"gpu"} if flags & wire.LIMIT_GPU else set()
