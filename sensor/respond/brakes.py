@@ -260,15 +260,21 @@ class Brakes:
             self._try("hosts", self._policies.forget_resolved, number)
 
     def _grow(self, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
-        """Write the entries of programs so that for now each says what it said before as well."""
-        for key, node in now.items():
-            self._try("programs", self._policies.name_program, key, _either(node, before.get(key)))
+        """Write the entries of programs so that each says what it said before as well; first what is denied."""
+        for mask in (wire.PROGRAM_DENIED, wire.PROGRAM_DENIED | wire.PROGRAM_ALLOWED):
+            for key, node in now.items():
+                self._try("programs", self._policies.name_program, key, _joined(node, mask, before.get(key)))
 
     def _shrink(self, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
-        for key in before.keys() - now.keys():
-            self._try("programs", self._policies.forget_program, key)
-        for key in before.keys() & now.keys():
-            if _either(now[key], before[key]) != now[key]:
+        """Take back what only was said before; last what was denied."""
+        for key, node in before.items():
+            left = _joined(node, wire.PROGRAM_DENIED, now.get(key))
+            if left != _joined(node, -1, now.get(key)):
+                self._try("programs", self._policies.name_program, key, left)
+        for key, node in before.items():
+            if key not in now:
+                self._try("programs", self._policies.forget_program, key)
+            elif node != now[key]:
                 self._try("programs", self._policies.name_program, key, now[key])
 
     def _tree(self, number: int, limits: Limits | None) -> dict[bytes, bytes]:
@@ -313,12 +319,11 @@ class Brakes:
         log.error("a limit could not be set", what=what, reason=str(error))
 
 
-def _either(node: bytes, before: bytes | None) -> bytes:
-    """A node of the tree that says what both say of its program."""
-    if before is None:
-        return node
-    (state, here, below), (_, old_here, old_below) = wire.PROGRAM_NODE.unpack(node), wire.PROGRAM_NODE.unpack(before)
-    return wire.PROGRAM_NODE.pack(state, here | old_here, below | old_below)
+def _joined(node: bytes, mask: int, other: bytes | None) -> bytes:
+    """A node of the tree that says what `node` says of its programs, as far as in `mask`, and what the other says."""
+    state, here, below = wire.PROGRAM_NODE.unpack(node)
+    _, other_here, other_below = wire.PROGRAM_NODE.unpack(other) if other else (0, 0, 0)
+    return wire.PROGRAM_NODE.pack(state, here & mask | other_here, below & mask | other_below)
 
 
 def _is_limiting(limits: Limits) -> bool:

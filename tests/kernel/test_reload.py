@@ -137,9 +137,11 @@ def test_whoever_left_its_cgroup_is_not_freed_by_a_reload(
 ) -> None:
     """Nor is it where it went to belongs to another agent, which limits less, from then on."""
     listener = Listener()
-    (tmp_path / "own.yml").write_text(RULE.format(number=1))  # the shipped ones kill who leaves
+    rules = tmp_path / "rules"
+    rules.mkdir()
+    (rules / "own.yml").write_text(RULE.format(number=1))  # the shipped ones kill who leaves
     write("egress: {default: deny}")
-    sensor = launch("--mode=enforce", f"--rules={tmp_path / 'own.yml'}")
+    sensor = launch("--mode=enforce", f"--rules={rules}")
     process = staying(place)
     assert process.connect(listener.port) == DENIED
     haven = place.parent / "haven"

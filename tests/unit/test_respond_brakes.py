@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sensor import wire
@@ -108,6 +108,7 @@ def denying(*programs: str) -> AgentFile:
     return AgentFile(agent="rome", purpose="x", owner=owner, match=[Match(cgroup="/x")], exec=Exec(deny=list(programs)))
 
 
+@settings(deadline=None)
 @given(st.lists(AGENTS, min_size=2, max_size=5))
 @example([denying("/usr/bin/ssh"), denying("/opt/a/b", "/usr/bin/ssh")])  # directories keep their states
 def test_no_moment_without_limits(agents: list[AgentFile]) -> None:
@@ -128,6 +129,7 @@ def test_no_moment_without_limits(agents: list[AgentFile]) -> None:
     assert not brakes.failures
 
 
+@settings(deadline=None)
 @given(AGENTS)
 def test_an_agent_that_goes_leaves_nothing(agent: AgentFile) -> None:
     maps = Maps()
