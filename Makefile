@@ -32,7 +32,7 @@ BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_$(BPF_ARCH) -Wall -Wer
               -idirafter /usr/include/$(MACHINE)-linux-gnu
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit test-kernel build run check bench install uninstall clean packages
+.PHONY: help demo test test-unit test-kernel build run check bench fuzz install uninstall clean packages
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -63,6 +63,11 @@ check: build ## linters, types, formats, warnings; changes nothing
 
 bench: build ## the machine bare and with the sensor, side by side (root)
 	$(BIN)/python -m bench
+
+SECONDS = 120
+fuzz: build ## hostile bytes for whatever reads them, for SECONDS=120
+	$(BIN)/pip --disable-pip-version-check install -q -c constraints.txt --config-settings editable_mode=compat -e '.[dev,fuzz]'
+	$(BIN)/python tests/fuzz --seconds $(SECONDS)
 
 packages:
 	@command -v dpkg-query >/dev/null || { echo "no dpkg here: packages.apt lists what must be installed"; exit 0; }; \

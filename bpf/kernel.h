@@ -7,15 +7,23 @@
 #include <linux/types.h>
 #include <stdbool.h>
 
+#define AF_UNIX 1
+#define AF_INET 2
+#define AF_INET6 10
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 struct qstr {
 	const unsigned char *name;
 };
 
+struct pipe_inode_info;
+
 struct inode {
 	unsigned short i_mode;
+	unsigned int i_rdev;
 	unsigned int i_nlink;
+	struct pipe_inode_info *i_pipe;
 };
 
 struct dentry {
@@ -41,16 +49,59 @@ struct path {
 
 struct file {
 	struct path f_path;
+	unsigned int f_mode;
 	struct inode *f_inode;
 	void *private_data;
 };
 
+struct in6_addr {
+	union {
+		__u32 u6_addr32[4];
+	} in6_u;
+};
+
 struct sock_common {
+	__u32 skc_daddr;
+	__u32 skc_rcv_saddr;
+	__u16 skc_dport;
+	__u16 skc_num;
 	unsigned short skc_family;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+};
+
+struct sock_cgroup_data {
+	struct cgroup *cgroup;
 };
 
 struct sock {
 	struct sock_common __sk_common;
+	__u8 sk_shutdown;
+	__u16 sk_protocol;
+	__u32 sk_max_ack_backlog;
+	struct sock_cgroup_data sk_cgrp_data;
+};
+
+struct tcp_sock {
+	__u16 tcp_header_len;
+	__u32 segs_in;
+	__u32 segs_out;
+	__u32 snd_nxt;
+	__u32 write_seq;
+	__u64 bytes_received;
+	__u64 bytes_sent;
+};
+
+struct unix_sock {
+	struct sock *peer;
+};
+
+struct tty_struct {
+	struct tty_struct *link;
+};
+
+struct tty_file_private {
+	struct tty_struct *tty;
 };
 
 struct socket {
@@ -84,6 +135,8 @@ struct signal_struct {
 	atomic_t live;
 };
 
+struct css_set;
+
 struct task_struct {
 	int pid;
 	int tgid;
@@ -95,6 +148,8 @@ struct task_struct {
 	struct fs_struct *fs;
 	struct files_struct *files;
 	struct signal_struct *signal;
+	struct css_set *cgroups;
+	const struct cred *cred;
 };
 
 struct linux_binprm {
@@ -118,6 +173,31 @@ struct cgroup {
 	struct cgroup_subsys_state self;
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
+};
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+};
+
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct cred {
+	kuid_t uid;
+};
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__task_file {
+	struct bpf_iter_meta *meta;
+	struct task_struct *task;
+	__u32 fd;
+	struct file *file;
 };
 
 struct fxregs_state {

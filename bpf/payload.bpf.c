@@ -4,15 +4,19 @@
  * words are known a packet costs one look-up and two additions. */
 #include "answers.bpf.h"
 
+#define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
+#define TCP_FIN_WAIT1 4
 #define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
+#define TCP_LAST_ACK 9
+#define SHUTDOWN_BOTH 3 /* SHUTDOWN_MASK in include/net/sock.h */
 #define ALLOW 1
 
-#define STREAM_BYTES 4096   /* of each direction are handed up */
-#define STREAM_SEGMENTS 160 /* in at most so many records: a handshake sent byte by byte is still seen whole */
-#define DATAGRAMS 6         /* of each direction, to and from one remote address */
+#define STREAM_BYTES 4096    /* of each direction are handed up */
+#define STREAM_SEGMENTS 1024 /* in at most so many records: a handshake sent byte by byte is still seen whole */
+#define DATAGRAMS 6          /* of each direction, to and from one remote address */
 #define CHUNK_BYTES 4096
-#define DNS_PORT 53
 #define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
 #define BARE_BYTES 92          /* a packet no longer than this may be an acknowledgement alone */
 
@@ -24,26 +28,12 @@ struct {
 	__type(value, __u32);
 } made_raw SEC(".maps");
 
-/* A UDP socket talks to many: one flow for each remote end. */
-struct datagram_key {
-	__u64 cookie;
-	__u32 remote[4];
-	__u32 port;
-	__u32 protocol;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct datagram_key);
-	__type(value, struct flow);
-} datagrams SEC(".maps");
-
 /* What no hook saw connect (fast open, raw and ICMP sockets, MPTCP's own subflows) its first packet reports. */
-static __always_inline void report_unless_known(const struct flow_ends *ends)
+static __always_inline void report_unless_known(const struct flow *flow)
 {
+	const struct flow_ends *ends = &flow->ends;
 	struct repeat_key key = {.kind = EVENT_CONNECT, .port = ends->remote_port};
-	struct repeat fresh = {.reported = bpf_ktime_get_boot_ns()};
+	struct repeat fresh = {.reported = flow->began};
 	struct scratch *scratch;
 
 	fill_key(&key);
@@ -72,15 +62,17 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 	flow->reported = bpf_ktime_get_coarse_ns();
 	flow->said = flow->reported;
 	flow->cgroup_id = bpf_skb_cgroup_id(skb);
-	if (!begins)
+	if (!begins) {
 		flow->silent = 3;
-	if (!BPF_CORE_READ(task, mm) || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
+		flow->accepted = 1;
+	}
+	if (!task->mm || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
 		return;
-	flow->start = BPF_CORE_READ(task, group_leader, start_boottime);
-	flow->tgid = BPF_CORE_READ(task, tgid);
+	flow->start = task->group_leader->start_boottime;
+	flow->tgid = task->tgid;
 	flow->uid = bpf_get_current_uid_gid();
 	if (begins)
-		report_unless_known(&flow->ends);
+		report_unless_known(flow);
 }
 
 /* A process may begin this many flows a second to one end with the same word and have each looked at: a busy client
@@ -191,11 +183,23 @@ static __always_inline bool is_loopback(const struct flow_ends *ends)
 	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);
 }
 
+static __always_inline struct flow *new_datagrams(struct __sk_buff *skb, const struct datagram_key *key,
+                                                  const struct packet *packet)
+{
+	struct ledger *ledger = ledger_of(TABLE_DATAGRAMS);
+	struct flow fresh = {};
+
+	begin(skb, &fresh, packet);
+	if (ledger && !bpf_map_update_elem(&datagrams, key, &fresh, BPF_NOEXIST))
+		__sync_fetch_and_add(&ledger->added, 1);
+	return bpf_map_lookup_elem(&datagrams, key);
+}
+
 static __always_inline void look_datagram(struct __sk_buff *skb, enum direction way)
 {
 	struct datagram_key key = {};
-	struct flow *flow, fresh = {};
 	struct packet packet = {};
+	struct flow *flow;
 
 	if (!parse(skb, way, &packet))
 		return;
@@ -207,19 +211,63 @@ static __always_inline void look_datagram(struct __sk_buff *skb, enum direction 
 	if (!flow) {
 		if (way == INBOUND)
 			return; /* somebody else began to talk to us */
-		begin(skb, &fresh, &packet);
-		bpf_map_update_elem(&datagrams, &key, &fresh, BPF_ANY);
-		flow = bpf_map_lookup_elem(&datagrams, &key);
+		flow = new_datagrams(skb, &key, &packet);
 		if (!flow)
 			return;
 	}
 	if (way == INBOUND && packet.remote_port == DNS_PORT)
 		heed_answer(skb, flow, packet.payload);
+	flow->said = bpf_ktime_get_coarse_ns();
 	add(flow, skb, way);
 	if (flow->records[way] >= DATAGRAMS && packet.remote_port != DNS_PORT)
 		return;
 	flow->records[way]++;
 	hand_up(skb, flow, &packet, way, 0);
+}
+
+/* What we did not see opened is watched once it is no short exchange: of those there are most, and the kernel's own
+ * counts say enough when they end (end_short). */
+#define SHORT_SEGMENTS 32
+#define SHORT_SURELY 256 /* what has more at first sight is older than we are */
+#define HEADERS 52       /* of a segment with its usual option, timestamps; IPv6 has 20 more */
+
+static __always_inline void add_past(struct flow *flow, const struct bpf_tcp_sock *tcp, __u32 current)
+{
+	__u32 headers = flow->ends.family == AF_INET ? HEADERS : HEADERS + 20;
+
+	if (tcp->segs_in + tcp->segs_out >= SHORT_SURELY)
+		return;
+	flow->totals.packets[INBOUND] = tcp->segs_in;
+	flow->totals.packets[OUTBOUND] = tcp->segs_out - current;
+	flow->totals.bytes[INBOUND] = tcp->bytes_received + tcp->segs_in * headers;
+	flow->totals.bytes[OUTBOUND] =
+		tcp->bytes_acked + (tcp->snd_nxt - tcp->snd_una) + (tcp->segs_out - current) * headers;
+}
+
+static __always_inline struct flow *new_stream(struct __sk_buff *skb, struct bpf_sock *sock, enum direction way)
+{
+	struct bpf_tcp_sock *tcp = NULL;
+	struct packet packet = {};
+	struct flow *flow;
+
+	if (way == INBOUND)
+		return NULL;
+	if (sock->state != TCP_SYN_SENT) {
+		if (sock->state != TCP_ESTABLISHED && sock->state != TCP_CLOSE_WAIT)
+			return NULL; /* a listener, or told already */
+		tcp = bpf_tcp_sock(sock);
+		if (!tcp || tcp->segs_in + tcp->segs_out < SHORT_SEGMENTS)
+			return NULL;
+	}
+	if (!parse(skb, way, &packet))
+		return NULL;
+	flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!flow)
+		return NULL;
+	begin(skb, flow, &packet);
+	if (tcp)
+		add_past(flow, tcp, skb->gso_segs ? skb->gso_segs : 1);
+	return flow;
 }
 
 static __always_inline int look(struct __sk_buff *skb, enum direction way)
@@ -239,14 +287,9 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 	}
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
 	if (!flow) {
-		struct packet packet = {};
-
-		if (way == INBOUND || !parse(skb, way, &packet))
-			return ALLOW;
-		flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		flow = new_stream(skb, sock, way);
 		if (!flow)
 			return ALLOW;
-		begin(skb, flow, &packet);
 	}
 	add(flow, skb, way);
 	if (!is_loopback(&flow->ends))
@@ -264,6 +307,37 @@ int on_socket(struct bpf_sock *sock)
 	return ALLOW;
 }
 
+/* The last descriptor of a socket is closed (net/ipv4/af_inet.c, inet_release). Only of a connected one is known with
+ * whom it talked; what others sent has ended once it is silent, see sweep.bpf.c. */
+SEC("cgroup/sock_release")
+int on_release(struct bpf_sock *sock)
+{
+	struct datagram_key key = {.protocol = IPPROTO_UDP};
+	struct ledger *ledger;
+	struct flow *flow;
+
+	if (sock->protocol != IPPROTO_UDP || sock->state != TCP_ESTABLISHED)
+		return ALLOW;
+	key.cookie = bpf_get_socket_cookie(sock);
+	key.port = bpf_ntohs(sock->dst_port);
+	key.remote[0] = sock->dst_ip4;
+	if (sock->family == AF_INET6) {
+		key.remote[0] = sock->dst_ip6[0];
+		key.remote[1] = sock->dst_ip6[1];
+		key.remote[2] = sock->dst_ip6[2];
+		key.remote[3] = sock->dst_ip6[3];
+		plain_family(key.remote, AF_INET6);
+	}
+	flow = bpf_map_lookup_elem(&datagrams, &key);
+	if (!flow)
+		return ALLOW;
+	settle(flow, CLOSED);
+	ledger = ledger_of(TABLE_DATAGRAMS);
+	if (ledger && !bpf_map_delete_elem(&datagrams, &key))
+		__sync_fetch_and_add(&ledger->removed, 1);
+	return ALLOW;
+}
+
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
@@ -276,16 +350,74 @@ int on_ingress(struct __sk_buff *skb)
 	return look(skb, INBOUND);
 }
 
+static __always_inline void fill_socket_ends(struct flow_ends *ends, struct sock *sock)
+{
+	struct sock_common *common = &sock->__sk_common;
+	__u32 *remote = (__u32 *)ends->remote, *local = (__u32 *)ends->local;
+
+	ends->cookie = bpf_get_socket_cookie(sock);
+	ends->remote_port = bpf_ntohs(common->skc_dport);
+	ends->local_port = common->skc_num;
+	ends->protocol = IPPROTO_TCP;
+	ends->family = common->skc_family;
+	if (ends->family == AF_INET) {
+		remote[0] = common->skc_daddr;
+		local[0] = common->skc_rcv_saddr;
+		return;
+	}
+	for (int i = 0; i < 4; i++) {
+		remote[i] = common->skc_v6_daddr.in6_u.u6_addr32[i];
+		local[i] = common->skc_v6_rcv_saddr.in6_u.u6_addr32[i];
+	}
+	ends->family = plain_family(remote, ends->family);
+	plain_family(local, AF_INET6);
+}
+
+/* A short connection that we did not see opened is shut from one side or both. Who closes it holds it: in tcp_close()
+ * current is the one (net/ipv4/tcp.c). Where something is still to come it is watched from here on. */
+static __always_inline void end_short(struct sock *sock, int after)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sock);
+	struct flow flow = {.silent = 3};
+	__u32 headers;
+
+	if (!tcp || !bpf_core_field_exists(sock->sk_cgrp_data.cgroup))
+		return;
+	/* a copy of its listener, backlog included (net/core/sock.c, sk_clone_lock); else it is older than we are */
+	flow.accepted = sock->sk_max_ack_backlog != 0;
+	fill_socket_ends(&flow.ends, sock);
+	flow.cgroup_id = sock->sk_cgrp_data.cgroup->kn->id;
+	if (task->mm && flow.cgroup_id == bpf_get_current_cgroup_id()) {
+		flow.start = task->group_leader->start_boottime;
+		flow.tgid = task->tgid;
+		flow.uid = bpf_get_current_uid_gid();
+	}
+	headers = tcp->tcp_header_len + (sock->__sk_common.skc_family == AF_INET ? 20 : 40);
+	flow.totals.packets[INBOUND] = tcp->segs_in;
+	flow.totals.packets[OUTBOUND] = tcp->segs_out;
+	flow.totals.bytes[INBOUND] = tcp->bytes_received + tcp->segs_in * headers;
+	flow.totals.bytes[OUTBOUND] = tcp->bytes_sent + tcp->segs_out * headers;
+	if (after == TCP_CLOSE || (sock->sk_shutdown == SHUTDOWN_BOTH && tcp->write_seq == tcp->snd_nxt)) {
+		settle(&flow, CLOSED);
+		return;
+	}
+	flow.reported = bpf_ktime_get_ns();
+	bpf_sk_storage_get(&streams, sock, &flow, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_state, struct sock *sock, int before, int after)
 {
 	struct flow *flow;
 
-	if (after != TCP_CLOSE)
+	if (after != TCP_CLOSE && after != TCP_FIN_WAIT1 && after != TCP_LAST_ACK)
 		return 0;
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
-	if (flow)
+	if (flow && after == TCP_CLOSE)
 		settle(flow, before == TCP_SYN_SENT ? CLOSED_REFUSED : CLOSED);
+	if (!flow && (before == TCP_ESTABLISHED || before == TCP_CLOSE_WAIT) && sock->sk_protocol == IPPROTO_TCP)
+		end_short(sock, after);
 	return 0;
 }
 

@@ -9,9 +9,6 @@
 
 #define EACH_BYTE(byte) ((byte)*0x0101010101010101ULL)
 
-#define AF_INET 2
-#define AF_INET6 10
-
 /* Numbers with a meaning of their own where an agent's number stands. */
 #define EVERYBODY 0          /* programs: rules that hold for every process in scope */
 #define ISOLATION 0xffffffff /* egress: what those who are cut off may still reach */

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /* Programs that begin and end. tp_btf: kernel/sched tracepoints in fs/exec.c and kernel/exit.c. */
 #include "program.bpf.h"
-
-#define S_IFMT 0170000
-#define S_IFSOCK 0140000
+#include "stdio.bpf.h"
 
 #define FAMILIAR_RUNS 3
 #define FAMILIAR_NS 1000000000ULL
@@ -40,25 +38,34 @@ static __always_inline enum urgency urgency_of(struct scratch *scratch, struct i
 	return __sync_fetch_and_add(&runs->runs, 1) < FAMILIAR_RUNS ? URGENT : FAMILIAR;
 }
 
-/* AF_* of the first standard stream that is a socket; 0 where none is. */
-static __always_inline __u16 stdio_family(struct task_struct *task, __u16 *flags)
+/* Sets the flags of what the standard streams are; gives AF_* of the first that is a socket, 0 where none is. */
+static __always_inline __u16 look_at_stdio(struct task_struct *task, __u16 *flags)
 {
 	struct fdtable *table = BPF_CORE_READ(task, files, fdt);
 	struct file **files = BPF_CORE_READ(table, fd);
-	__u32 limit = BPF_CORE_READ(table, max_fds);
+	__u32 limit = BPF_CORE_READ(table, max_fds), fed = 0, terminals = 0;
+	__u16 first = 0;
 
 	for (__u32 i = 0; i < 3 && i < limit; i++) {
 		struct file *file = NULL;
+		__u16 family = AF_UNIX;
+		__u32 kind;
 
 		bpf_probe_read_kernel(&file, sizeof(file), files + i);
-		if (file && (BPF_CORE_READ(file, f_inode, i_mode) & S_IFMT) == S_IFSOCK) {
+		kind = file ? end_kind(file) : 0;
+		if (kind == END_UNIX) {
 			struct socket *socket = BPF_CORE_READ(file, private_data);
 
+			family = BPF_CORE_READ(socket, sk, __sk_common.skc_family);
 			*flags |= FLAG_STDIO_SOCKET;
-			return BPF_CORE_READ(socket, sk, __sk_common.skc_family);
+			first = first ? first : family;
 		}
+		fed += i < 2 && kind && family == AF_UNIX;
+		terminals += i < 2 && kind == END_PTY;
 	}
-	return 0;
+	if (fed == 2)
+		*flags |= terminals ? FLAG_STDIO_FED : FLAG_STDIO_FED | FLAG_STDIO_PIPED;
+	return first;
 }
 
 /* argv lies in the new program's memory, written moments ago by execve itself. */
@@ -98,7 +105,7 @@ int BPF_PROG(on_exec, struct task_struct *task, int old_pid, struct linux_binprm
 	fill_header(scratch, task, EVENT_EXEC, sizeof(struct exec_event));
 	fill_ancestors(&event->origin, task);
 	event->origin.repeats = 0;
-	event->stdio_family = stdio_family(task, &event->origin.header.flags);
+	event->stdio_family = look_at_stdio(task, &event->origin.header.flags);
 	file = BPF_CORE_READ(bprm, file);
 	inode = BPF_CORE_READ(file, f_inode);
 	if (BPF_CORE_READ(inode, i_nlink) == 0)

@@ -30,8 +30,10 @@ enum event_flags {
 	FLAG_STDIO_SOCKET = 4,
 	FLAG_DENIED = 8,
 	FLAG_ARGS_UNREADABLE = 16,
-	FLAG_UNWANTED = 32, /* against a limit that is not enforced */
-	FLAG_LEFT = 64,     /* moved out of the cgroup whose policy holds for it */
+	FLAG_UNWANTED = 32,     /* against a limit that is not enforced */
+	FLAG_LEFT = 64,         /* moved out of the cgroup whose policy holds for it */
+	FLAG_STDIO_FED = 128,   /* standard input and output each have another end here: pipe, pty, unix socket */
+	FLAG_STDIO_PIPED = 256, /* and neither is a pty */
 };
 
 /* Counted per CPU and per event kind: slot = kind * COUNTERS + counter. */
@@ -42,6 +44,7 @@ enum counter {
 	COUNT_COLLAPSED,       /* repeats folded into an earlier record */
 	COUNT_ARGS_UNREADABLE, /* argv was not resident; the record has none */
 	COUNT_LOST_POLICY,     /* a child of a policed cgroup or process could not inherit: the table is full */
+	COUNT_EVICTED,         /* flows, or sums of flows, that a full table let go, maybe with totals untold */
 	COUNTERS,
 };
 
@@ -134,11 +137,18 @@ struct payload_event {
 	__u16 inbound; /* 0: sent, 1: received */
 };
 
+/* What SEC("syscall") sweep is called with. */
+struct sweep {
+	__u64 silence; /* ns without a packet after which a datagram flow of few words has ended; four times it for others */
+	__u32 all; /* tell also sums that are due in a moment */
+	__u32 reserved;
+};
+
 /* What a flow has carried since the last report of it, headers from IP on included. */
 struct flow_event {
 	struct header header;
 	struct flow_ends ends;
-	__u64 began; /* CLOCK_BOOTTIME, ns */
+	__u64 began; /* CLOCK_BOOTTIME, ns; 0: not known */
 	__u64 bytes_out;
 	__u64 bytes_in;
 	__u32 packets_out;
@@ -153,6 +163,34 @@ struct rounding_event {
 	__u64 span;      /* from the first sample to the last, ns */
 	__u32 counts[3]; /* samples down, up, toward zero */
 	__u32 changes;   /* how many differ from the one before */
+};
+
+enum end_kind {
+	END_PIPE = 1,
+	END_PTY,
+	END_UNIX,
+	END_INTERNET,
+};
+
+enum end_role {
+	ROLE_READ = 1, /* of a pipe */
+	ROLE_WRITE = 2,
+	ROLE_MASTER = 4, /* of a pty; the slave's role is 0 */
+};
+
+/* What a file descriptor of a process is one end of: read by the iterator, not sent through the ring. */
+struct held_end {
+	__u64 object; /* tells this pipe, pty or unix socket from others; of an internet socket its cookie */
+	__u64 peer;   /* of a unix socket: the object of the other end */
+	__u64 start;
+	__u64 parent_start;
+	__u64 cgroup_id;
+	__u32 tgid;
+	__u32 parent_tgid;
+	__u32 uid;
+	__u32 fd;
+	__u32 kind;
+	__u32 role;
 };
 
 /* The policy maps, which user space writes. Agents have numbers from 1 on. */

@@ -30,6 +30,10 @@ class ControlError(Exception):
     """The sensor cannot be asked, or refuses; the message is one sentence."""
 
 
+class NoSensorError(ControlError):
+    """Nobody listens."""
+
+
 class Peer(NamedTuple):
     """Who asks."""
 
@@ -51,7 +55,8 @@ class Request(NamedTuple):
     command: str | None
     """None where the request names none."""
     arguments: dict[str, Any]
-    verdict: Literal["answered", "refused", "malformed"]
+    verdict: Literal["answered", "refused", "malformed", "unknown", "unfinished"]
+    """refused: to this peer, or in this case; unfinished: too long or too slow."""
     why: str | None = None
     """The sentence that the peer was given where it was not answered."""
 
@@ -114,7 +119,7 @@ class ControlServer:
         Raises ControlError where another sensor listens at `path` or the socket cannot be made.
         """
         self._path = path
-        self._commands = commands
+        self._commands = dict(commands)
         self._operators = operators
         self._audit = audit
         self._user_of = user_of
@@ -139,6 +144,10 @@ class ControlServer:
             raise ControlError(f"the control socket {self._path} cannot be made: {error.strerror or error}") from None
         return listener
 
+    def add(self, commands: dict[str, Handler]) -> None:
+        """Answer these too from now on."""
+        self._commands |= commands
+
     def fileno(self) -> int:
         return self._listener.fileno()
 
@@ -152,8 +161,9 @@ class ControlServer:
             if len(self._clients) >= CLIENTS:
                 self.serve()
             if len(self._clients) >= CLIENTS:
-                self.refused += 1
-                self._drop(next(iter(self._clients.values())))
+                oldest = next(iter(self._clients.values()))
+                self._give_up(oldest)
+                self._drop(oldest)
             connection.setblocking(False)
             self._clients[connection] = _Client(connection, _peer(connection))
 
@@ -174,11 +184,16 @@ class ControlServer:
         open_ = client.receive()
         line, ended, _ = client.request.partition(b"\n")
         if len(line) > REQUEST_BYTES or (not ended and (not open_ or time.monotonic() > client.deadline)):
-            self.refused += 1
+            self._give_up(client)
             return True
         if ended:
             client.answer(self._reply(bytes(line), client.peer))
         return bool(ended)
+
+    def _give_up(self, client: _Client) -> None:
+        self.refused += 1
+        if self._audit is not None and client.reply is None:
+            self._audit(Request(client.peer, None, {}, "unfinished"))
 
     def _reply(self, line: bytes, peer: Peer) -> dict[str, Any]:
         try:
@@ -191,13 +206,14 @@ class ControlServer:
         arguments = arguments if isinstance(arguments, dict) else {}
         peer = peer._replace(user=self._user_of(peer.uid))
         allowed = self._may_ask(peer)
-        verdict: Literal["answered", "refused", "malformed"] = "answered"
+        verdict: Literal["answered", "refused", "malformed", "unknown"] = "answered"
         why = None
         reply: dict[str, Any] = {}
         if not allowed:
             verdict, why = "refused", f"{peer} may not ask the sensor: only root and its operators may"
         elif handler is None:
-            verdict, why = "malformed", f"unknown request; known commands: {', '.join(self._commands)}"
+            verdict = "malformed" if name is None else "unknown"
+            why = f"unknown request; known commands: {', '.join(self._commands)}"
         else:
             try:
                 reply = handler(arguments, peer)
@@ -274,7 +290,7 @@ def ask(path: Path, command: str, **arguments: Any) -> dict[str, Any]:
                 reply += chunk
         answer = orjson.loads(bytes(reply))
     except (FileNotFoundError, ConnectionRefusedError):
-        raise ControlError(f"no sensor runs: nobody listens at {path}") from None
+        raise NoSensorError(f"no sensor runs: nobody listens at {path}") from None
     except PermissionError:
         raise ControlError(f"not allowed to ask the sensor at {path}; run as root or one of its operators") from None
     except OSError as error:

@@ -22,20 +22,24 @@ from sensor import __version__
 from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
-from sensor.control import ControlServer, group_id
-from sensor.desk import log_request
+from sensor.control import ControlServer, Request, group_id
+from sensor.desk import log_request, note_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
+from sensor.kernel.libbpf import BpfError
 from sensor.losses import Losses, clash_alert, kernel_losses, loss_alert
 from sensor.match.fanout import FanOut
 from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
 from sensor.match.profiles import Profiles
-from sensor.node import NodeError, cgroup2_mount, host, resolvers
+from sensor.node import NodeError, boot_id, cgroup2_mount, host, resolvers
 from sensor.pipeline import Pipeline
+from sensor.record.audit.incidents import Incidents
+from sensor.record.audit.requests import Requests
+from sensor.record.audit.trail import Audit
 from sensor.record.sink import Sink
-from sensor.reload import CHANGEABLE, Fresh, Reloader, compiled, needs_restart
+from sensor.reload import CHANGEABLE, Fresh, Reloader, Result, compiled, needs_restart
 from sensor.respond.brakes import Brakes
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
@@ -53,8 +57,12 @@ TICK_S = 2.0
 TURN_S = 0.008
 """How soon to look again after a turn that took records: the kernel side does not wake for a familiar program
 within this time (TURN_NS in bpf/common.bpf.h), so that a storm of execs costs one wake for many."""
+_LOOK_PIDS = 512
+"""Processes that are looked at one by one; beyond it is cheaper to walk all there are."""
 DRAIN_S = 0.1
 """How long the ring alone is attended to: signals, requests and losses have their turn in a storm without end too."""
+_FAULTS = 20
+"""How many faults the audit trail is told of a reload."""
 
 
 class Daemon:
@@ -63,7 +71,8 @@ class Daemon:
     def __init__(self, loaded: Loaded, programs: Programs, load: Callable[[], Loaded]) -> None:
         """`load` reads all that is in `loaded` anew, and raises FaultsError.
 
-        Raises BpfError, ControlError, NodeError or OSError, and then nothing is attached or left behind."""
+        Raises AuditError, BpfError, ControlError, NodeError or OSError; then nothing is attached or left behind.
+        """
         config, rules = loaded.config, loaded.rules
         mount = cgroup2_mount()
         root = Path(config.cgroup_root) if config.cgroup_root else mount
@@ -72,9 +81,10 @@ class Daemon:
         self._root = root
         self._ready = False
         self._stop = False
-        self._reloader = Reloader(load)
+        self._reloader = Reloader(load, self._reloaded)
         self._since = time.time_ns()
         self._untold: Counter[str] = Counter()
+        self._sweeps_failed = 0
         self._supervisor = Supervisor()
         with contextlib.ExitStack() as undo:
             self._wakeup = undo.enter_context(self._signals())
@@ -86,10 +96,13 @@ class Daemon:
                     "reloaded": lambda _arguments, _peer: msgspec.to_builtins(self._reloader.result),
                 },
                 operators=group_id(config.operators),
-                audit=log_request,
+                audit=self._asked,
                 user_of=self._user_of,
             )
             undo.callback(self._control.close)
+            self._audit = Audit(Path(config.state_dir))
+            undo.callback(self._audit.close)
+            self._requests = Requests(self._audit)
             self._alerts = Sink(config.alerts)
             undo.callback(self._alerts.close)
             self._events = Sink(config.events) if config.events else None
@@ -112,7 +125,11 @@ class Daemon:
         self._scope = scope
         self._cgroups = cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect, within=scope)
-        self._executor = Executor(cgroups, Planner(cgroups, guards), guards, config.mode, config.kills_per_minute)
+        incidents = Incidents(self._audit)
+        planner = Planner(cgroups, guards)
+        self._executor = Executor(
+            cgroups, planner, guards, config.mode, config.kills_per_minute, intend=incidents.intend
+        )
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
         self._pipeline = Pipeline(
             context=self._context,
@@ -123,6 +140,7 @@ class Daemon:
             scope=scope,
             alert_window_s=config.alert_window_s,
             watchers=(FanOut().match, self._profiles.match, self._mining.match, self._limit_watch),
+            incidents=incidents,
         )
         self._brakes = Brakes(
             self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
@@ -136,6 +154,7 @@ class Daemon:
             {
                 "kernel": lambda: kernel_losses(self._backend.counters()),
                 "skipped": self._backend.missed_runs,
+                "sweeps": lambda: {"failed": self._sweeps_failed},
                 "undecodable": lambda: self._pipeline.undecodable,
                 "context": self._context.losses,
                 "correlation": self._pipeline.losses,
@@ -144,6 +163,7 @@ class Daemon:
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
+                "audit": lambda: self._audit.losses,
             }
         )
 
@@ -180,6 +200,16 @@ class Daemon:
         for what, why in self._context.recogniser.missing().items():
             log.warning(f"agents by {what}: not available", reason=why)
 
+    def _reloaded(self, result: Result) -> None:
+        faults = [str(fault) for fault in result.faults[:_FAULTS]]
+        self._audit.append(
+            "reload",
+            outcome="refused" if faults else "done",
+            **result.summary,
+            **({"faults": faults, "fault_count": len(result.faults)} if faults else {}),
+            **({"restart": result.restart} if result.restart else {}),
+        )
+
     def _resolvers(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
         found = []
         for text in resolvers() if self._config.resolvers is None else self._config.resolvers:
@@ -193,6 +223,7 @@ class Daemon:
         """Watch until SIGTERM or SIGINT."""
         with self._cleanup, contextlib.closing(select.epoll()) as epoll:
             handlers = self._register(epoll)
+            self._begin()
             wait_s = self._drain()
             if not self._stop:
                 self._announce()
@@ -203,6 +234,7 @@ class Daemon:
                 for descriptor, _ in epoll.poll(wait_s):
                     handlers[descriptor]()
                 wait_s = self._drain()
+                self._look()
                 self._pipeline.complete()
                 self._reload()
                 self._supervisor.alive()
@@ -212,9 +244,13 @@ class Daemon:
                     self._pipeline.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME) if wait_s else None)
                     self._tick()
             self._supervisor.stopping()
+            self._tick(final=True)
             self._pipeline.close()
             self._profiles.save(at_once=True)
             self._tick()
+            self._requests.tick(at_once=True)
+            self._audit.append("stop", pid=os.getpid(), alerts=dict(self._pipeline.outcomes))
+            self._audit.close()
             log.info("stopped", alerts=dict(self._pipeline.outcomes))
 
     def _register(self, epoll: select.epoll) -> dict[int, Callable[[], None]]:
@@ -229,6 +265,18 @@ class Daemon:
         for descriptor in handlers:
             epoll.register(descriptor, select.EPOLLIN)
         return handlers
+
+    def _begin(self) -> None:
+        self._audit.append(
+            "start",
+            version=__version__,
+            host=host()[0],
+            boot=boot_id(),
+            pid=os.getpid(),
+            mode=self._config.mode,
+            rules=len(self._rules.rules),
+            agents=len(self._context.agents),
+        )
 
     def _announce(self) -> None:
         gc.freeze()  # what lives now lives on: the collector need not look at it again
@@ -245,6 +293,7 @@ class Daemon:
             log.warning(f"{what}: not available", reason=why)
         self._context.conversations.dns.start()
         self._supervisor.ready()
+        self._audit.tick()  # signs for the start
 
     def _drain(self) -> float:
         """Judge what waits in the ring; gives how long the loop may sleep after that, seconds."""
@@ -259,21 +308,53 @@ class Daemon:
             wait_s = TURN_S
         return wait_s
 
-    def _tick(self) -> None:
+    def _look(self) -> None:
+        """See whose standard streams lead to a connection, where one may."""
+        began = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        cgroups = self._context.remote.due(began)
+        if not cgroups:
+            return
+        try:
+            found = self._backend.held_ends(cgroups, self._context.cgroups.members(cgroups, _LOOK_PIDS))
+        except (BpfError, OSError) as error:
+            log.error("descriptors cannot be looked at", error=str(error))
+            self._context.remote.failed += 1
+            found = b""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        self._pipeline.looked(found, now, now - began)
+
+    def _tick(self, final: bool = False) -> None:
+        self._sweep(final)
         for sink in filter(None, (self._alerts, self._events)):
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
         self._context.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self._profiles.save()
+        self._requests.tick()
+        self._audit.tick()
         self._tell_losses()
         self._tell_clashes()
+
+    def _sweep(self, final: bool) -> None:
+        try:
+            self._backend.sweep(final=final)
+        except BpfError as error:
+            self._sweeps_failed += 1
+            if self._sweeps_failed == 1:
+                log.error("ended flows cannot be told", reason=str(error))
+        if final:
+            self._drain()
 
     def _tell_losses(self) -> None:
         lost = self._losses.look()
         if lost:
             log.error("events were lost", **lost)
             self._untold.update(lost)
+            # What the trail itself lost, it tells by itself, once there is room.
+            others = {name: count for name, count in lost.items() if not name.startswith("audit.")}
+            if others:
+                self._audit.append("loss", what="lost", lost=others)
         # An alert that cannot be written is no further loss: it comes again, with what was lost since.
         if self._untold and self._alerts.write(loss_alert(self._untold, self._config.mode, host()), counts=False):
             self._untold.clear()
@@ -312,7 +393,12 @@ class Daemon:
         return self._context.users.name(uid)
 
     def _missing(self) -> dict[str, str]:
-        return self._backend.missing | self._context.missing()
+        audit = {"audit trail": self._audit.unavailable} if self._audit.unavailable else {}
+        return self._backend.missing | self._context.missing() | audit
+
+    def _asked(self, request: Request) -> None:
+        log_request(request)
+        note_request(self._requests, request)
 
     def _clashes(self) -> dict[str, int]:
         return {", ".join(agents): count for agents, count in self._context.recogniser.clashes.items()}
@@ -335,6 +421,7 @@ class Daemon:
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
+            "audit": self._audit.summary(),
             "lost": self._losses.total,
             "not_available": self._missing(),
             "kernel": self._backend.counters(),

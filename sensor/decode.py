@@ -56,6 +56,10 @@ class Exec(Origin):
     stdio_socket: bool
     stdio_family: int
     """AF_* of the first standard stream that is a socket; 0 where none is."""
+    fed: bool = False
+    """Standard input and output each have another end on this host: pipe, pty or unix socket."""
+    piped: bool = False
+    """They have, and neither is a pty."""
 
 
 class Exit(Kernel):
@@ -137,7 +141,7 @@ class FlowTotals(Kernel):
 
     ends: Ends
     began: int
-    """CLOCK_BOOTTIME, nanoseconds."""
+    """CLOCK_BOOTTIME, nanoseconds; 0: not known."""
     bytes_out: int
     """Headers from IP on included."""
     bytes_in: int
@@ -264,6 +268,8 @@ def _exec(data: bytes) -> Exec:
         flags & wire.FILELESS != 0,
         flags & wire.STDIO_SOCKET != 0,
         fields[30],
+        flags & wire.STDIO_FED != 0,
+        flags & wire.STDIO_PIPED != 0,
     )
 
 

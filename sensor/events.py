@@ -151,7 +151,8 @@ class NetworkPayload(FlowEvent):
     """JA4, the fingerprint of the ClientHello: "t13d1516h2_8daaf6152771_b186095e22b6"."""
     http_method: str | None = None
     http_host: str | None = None
-    """The Host header or :authority, its port included where it has one."""
+    """The host of an absolute target, or else of the Host header or :authority (RFC 3986 section 3.2.2): lower case,
+    without port, brackets and user information."""
     http_path: str | None = None
     """The request target's first 256 bytes."""
     http_upgrade: str | None = None
@@ -173,7 +174,7 @@ class NetworkFlow(FlowEvent):
     packets_out: int | None = None
     packets_in: int | None = None
     duration: float | None = None
-    """Seconds since the flow began."""
+    """Seconds since the flow began; None for short accepted flows, and for sums told later."""
     flows: int | None = None
     """How many flows of the process to this destination ended since the last report; 0 while one is open."""
     refused: bool | None = None
@@ -184,6 +185,35 @@ class NetworkFlow(FlowEvent):
     """CPU seconds per second that the process's cgroup, with those below it, used in the last minute or so."""
     gpu_utilisation: float | None = None
     """Percent of one GPU's time that it used, summed over GPUs."""
+
+
+class ProcessStdio(FlowEvent):
+    """A program whose standard input comes from a connection that was opened here, and whose output goes to it, through
+    pipes, a pty or unix sockets; said once of each program and connection, and once more when it runs others.
+
+    The process is the one that is fed, the connection the one that feeds it.
+    """
+
+    CATEGORY: ClassVar[str] = "process_stdio"
+
+    application_protocol: str | None = None
+    """As in NetworkPayload; "unknown" where the first words say nothing."""
+    stdio_kind: str | None = None
+    """Of its standard input: pipe, pty, unix, or socket where that is the connection itself."""
+    fed_by_process_id: int | None = None
+    """The process that holds the connection and feeds this one, itself or through others."""
+    fed_by_image: str | None = None
+    fed_by_command_line: str | None = None
+    fed_by_stdio: bool | None = None
+    """The other ends, or the connection, are the feeding program's own standard streams: somebody put it between."""
+    only_connection: bool | None = None
+    """The feeding process holds no other internet socket."""
+    plain_text: bool | None = None
+    """What was said first is text, and does not begin as JSON or a text protocol does."""
+    reads_commands: bool | None = None
+    """A shell or interpreter by its name, with no argument that says what to run: it runs what it reads."""
+    ran_programs: bool | None = None
+    """It has run another program since."""
 
 
 class DnsQuery(Event):
@@ -247,6 +277,7 @@ class CpuRounding(Event):
 
 AnyEvent: TypeAlias = (
     ProcessCreation
+    | ProcessStdio
     | NetworkConnection
     | NetworkPayload
     | NetworkFlow

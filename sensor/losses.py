@@ -12,7 +12,7 @@ from sensor.verdict import SEVERITY, Mode
 
 CLASH_RULE_ID = "6f0e6a52-6f0e-4d1c-9d5b-6f4d0f1f7a11"
 LOSS_RULE_ID = "6f0e6a52-6f0e-4d1c-9d5b-6f4d0f1f7a10"
-KERNEL_LOSSES = ("lost_ring", "lost_scratch", "args_unreadable", "lost_policy")
+KERNEL_LOSSES = ("lost_ring", "lost_scratch", "args_unreadable", "lost_policy", "evicted")
 
 Source = Callable[[], dict[str, int]]
 """Counts by name, each growing only."""

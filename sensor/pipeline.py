@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import structlog
 
 from sensor.context.enrich import Context
+from sensor.context.held import held_ends
 from sensor.decode import DecodeError, decode
 from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
+from sensor.record.audit.incidents import Incidents
 from sensor.record.noise import Noise
 from sensor.record.sink import Sink
 from sensor.respond.executor import Executor, Pending
@@ -36,13 +39,16 @@ class Pipeline:
         scope: str = "/",
         alert_window_s: float = 0,
         watchers: Iterable[Watcher] = (),
+        incidents: Incidents | None = None,
     ) -> None:
         """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be, and so are
         programs that began in a cgroup whose path is unknown, unless `scope` is the root.
         """
         self._matcher = matcher
         self._executor = executor
-        self._noise = Noise(alerts.write, alert_window_s)
+        self._alerts = alerts
+        self._incidents = incidents
+        self._noise = Noise(self._write, alert_window_s)
         self._events = events
         self._context = context
         self._scope = scope
@@ -72,15 +78,29 @@ class Pipeline:
         try:
             raw = decode(data)
         except DecodeError as error:
-            self.undecodable[error.kind] += 1
-            if self.undecodable[error.kind] == 1:
-                log.error("ring record cannot be decoded", kind=error.kind, error=str(error))
+            self._note(error)
             return
         found = self._context.enrich(raw)
         if found is None:
             return
         for event in found if isinstance(found, list) else (found,):
             self.judge(event)
+
+    def looked(self, data: bytes, now: int, took: int) -> None:
+        """What a look at processes' descriptors gave, which lasted `took` nanoseconds until the kernel's time `now`."""
+        assert self._context is not None
+        found = []
+        try:
+            found = held_ends(data, now)
+        except DecodeError as error:
+            self._note(error)
+        for event in self._context.looked(found, now, took):
+            self.judge(event)
+
+    def _note(self, error: DecodeError) -> None:
+        self.undecodable[error.kind] += 1
+        if self.undecodable[error.kind] == 1:
+            log.error("the kernel side's record cannot be decoded", kind=error.kind, error=str(error))
 
     def judge(self, event: AnyEvent) -> None:
         """Match one event and respond."""
@@ -145,6 +165,13 @@ class Pipeline:
 
     def _finish(self, verdict: Verdict, outcome: Outcome) -> None:
         self.outcomes[outcome.outcome] += 1
-        self._noise.tell(verdict, outcome)
+        written = self._noise.tell(verdict, outcome)
+        if self._incidents is not None:
+            self._incidents.ended(verdict, outcome, merged=not written)
         if outcome.outcome == "failed":
             log.error("response failed", rule=verdict.rule.title, cgroup=outcome.cgroup, reason=outcome.reason)
+
+    def _write(self, alert: dict[str, Any]) -> None:
+        self._alerts.write(alert)
+        if self._incidents is not None and "count" in alert["event"]:
+            self._incidents.summary(alert)

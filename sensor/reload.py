@@ -72,11 +72,12 @@ def needs_restart(before: Config, after: Config) -> list[str]:
 class Reloader:
     """Reads in a thread. Whoever asks while it reads gets another reload after that: files may have changed."""
 
-    def __init__(self, load: Callable[[], Loaded]) -> None:
-        """`load` raises FaultsError, and nothing else."""
+    def __init__(self, load: Callable[[], Loaded], tell: Callable[[Result], object]) -> None:
+        """`load` raises FaultsError, and nothing else; `tell` is told how each reload ended."""
         self.result = Result()
         """Of the reload that ended last."""
         self._load = load
+        self._tell = tell
         self._asked = 0
         self._begun = 0
         self._thread: threading.Thread | None = None
@@ -107,6 +108,7 @@ class Reloader:
         self.result = Result(self._begun, faults)
         for fault in faults:
             log.error("not reloaded: a file has a fault", place=f"{fault.path}:{fault.line}", fault=fault.what)
+        self._tell(self.result)
         return None
 
     def used(self, restart: list[str], summary: dict[str, Any]) -> None:
@@ -115,6 +117,7 @@ class Reloader:
         log.info("reloaded", **summary)
         if restart:
             log.warning("needs a restart", settings=restart)
+        self._tell(self.result)
 
     def _read(self, rules: RuleSet) -> None:
         try:

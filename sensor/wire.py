@@ -21,8 +21,9 @@ KINDS = {
 }
 
 TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE, UNWANTED, LEFT = (1 << bit for bit in range(7))
+STDIO_FED, STDIO_PIPED = 128, 256
 
-COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "lost_policy")
+COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "lost_policy", "evicted")
 """enum counter, in order; the place in the counters map's entry is kind * len(COUNTERS) + counter."""
 
 _HEADER = "QQQIIHHI"
@@ -46,10 +47,18 @@ PAYLOAD_EVENT = struct.Struct(f"={_HEADER}{_ENDS}IHH")
 """header, cookie, remote, local, remote port, local port, family, protocol, offset, length, inbound"""
 FLOW_EVENT = struct.Struct(f"={_HEADER}{_ENDS}QQQIIII")
 """…, began, bytes out, bytes in, packets out, packets in, state, flows"""
+SWEEP = struct.Struct("=QII")
+"""silence, all, reserved"""
 ROUNDING_EVENT = struct.Struct(f"={_ORIGIN}QIIII")
 """…, span, samples down, up, toward zero, changes"""
 
 OPEN, CLOSED, CLOSED_REFUSED = range(3)
+
+HELD_END = struct.Struct("=QQQQQIIIIII")
+"""object, peer, start, parent start, cgroup_id, tgid, parent tgid, uid, fd, kind, role"""
+
+PIPE, PTY, UNIX, INTERNET = range(1, 5)
+READ, WRITE, MASTER = 1, 2, 4
 
 POLICY = struct.Struct("=II")
 """agent, state"""

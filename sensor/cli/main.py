@@ -19,6 +19,7 @@ COMMANDS = {
     "reload": "make the running sensor read agents, rules and configuration anew",
     "learn": "what an agent was seen to do, as an agents file",
     "kill": "stop an agent or a cgroup now; exits 0 only when nothing is left alive",
+    "audit": "verify, show and export the record of what the sensor saw and did",
     "demo": "the incident, staged in throwaway cgroups against a live sensor",
 }
 """Command -> its line in --help. `sensor.cli.NAME` holds it, and is imported only when it is called: `kill` has to

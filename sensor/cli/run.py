@@ -65,6 +65,7 @@ def _run(config_path: Path | None, overrides: dict[str, Any], loading: Loading) 
     from sensor.daemon import Daemon
     from sensor.node import NodeError
     from sensor.readiness import obstacle
+    from sensor.record.audit.trail import AuditError
     from sensor.record.log import configure
     from sensor.startup import load_everything
 
@@ -79,7 +80,7 @@ def _run(config_path: Path | None, overrides: dict[str, Any], loading: Loading) 
         _refuse(missing)
     try:
         daemon = Daemon(loaded, loading.programs(), load)
-    except (BpfError, ControlError, NodeError) as error:
+    except (AuditError, BpfError, ControlError, NodeError) as error:
         _refuse(str(error))
     except OSError as error:
         _refuse(f"{error.filename or 'the sensor'}: {error.strerror}")

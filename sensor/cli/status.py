@@ -57,6 +57,8 @@ def _show(answer: dict[str, Any]) -> None:
     table.add_row("events", _total(answer["events"]))
     table.add_row("alerts", _total(answer["alerts"]))
     table.add_row("merged", f"{answer['merged']:,} of them counted in an equal one")
+    trail = answer["audit"]
+    table.add_row("audit", f"{trail['records']:,} records, {trail['signed']:,} of them under a signed checkpoint")
     collapsed = sum(counts["collapsed"] for counts in answer["kernel"].values())
     table.add_row("collapsed", f"{collapsed:,} repeats, counted in the kernel and not sent")
     if answer["control_refused"]:

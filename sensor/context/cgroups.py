@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -74,6 +75,31 @@ class Cgroups:
             if len(self._missing) < self._limit:
                 self._missing.add(cgroup_id)
         return path
+
+    def members(self, cgroup_ids: Iterable[int], most: int) -> list[int] | None:
+        """The processes that are in these cgroups and below them now; None for more than `most`, or where a cgroup
+        does not tell.
+        """
+        found: set[int] = set()
+        for cgroup_id in cgroup_ids:
+            path = self.path(cgroup_id)
+            if path is None:
+                return None
+            pending = [self._root + path.rstrip("/").encode()]
+            for directory in pending:
+                try:
+                    with open(directory + b"/cgroup.procs", "rb") as procs:
+                        found.update(map(int, procs.read().split()))
+                    with os.scandir(directory) as entries:
+                        pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+                except FileNotFoundError:
+                    if directory == pending[0]:  # or its name is not what we hold it for
+                        return None
+                except OSError:
+                    return None
+                if len(found) > most or len(pending) > most:
+                    return None
+        return list(found)
 
     def _scan(self, deadline: float) -> None:
         self.learn(self._root_id, "/")

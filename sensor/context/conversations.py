@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sensor.context.flows import DNS_PORT, Flows
-from sensor.context.names import Names, Parser
+from sensor.context.flows import DNS_PORT, SAME, Flows
+from sensor.context.names import Answer, Names, Parser
 from sensor.context.usage import Usage
 from sensor.decode import Ends, FlowTotals, Payload
 from sensor.events import AnyEvent, DnsQuery, NetworkConnection, NetworkFlow, NetworkPayload
@@ -36,8 +37,6 @@ _PROCESS = (
     "parent_command_line",
 )
 _CLIENTS = 8192
-_SAME = {"socks4": "socks", "socks5": "socks", "http-connect": "http", "http2": "http"}
-"""ApplicationProtocol where a finding is more exact than rules need."""
 
 Base = dict[str, Any]
 """The fields of an event that its task and cgroup give."""
@@ -67,49 +66,61 @@ class Conversations:
     def payload(self, raw: Payload, base: Base) -> list[AnyEvent]:
         """The events that a part of a flow's first words makes."""
         self._add_process(raw.tgid, raw.start, base)
-        if raw.ends.remote_port == DNS_PORT:
-            messages = self.flows.dns_messages(raw)
-            return [event for message in messages for event in self._dns(raw, base, message)]
-        finding = self.flows.recognise(raw)
-        if finding is None:
-            return []
-        name = finding.tls_server_name or finding.http_host
-        name = name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
-        ends = self._ends(raw.ends)
-        return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
+        if raw.ends.remote_port != DNS_PORT:
+            finding = self.flows.recognise(raw)
+        elif raw.ends.protocol != socket.IPPROTO_UDP:
+            messages, finding = self.flows.recognise_beside_dns(raw)
+            if messages:
+                return [event for message in messages for event in self._dns(raw, base, self._parse(message))]
+        elif (answer := self._parse(raw.data)) is not None:
+            return self._dns(raw, base, answer)
+        else:
+            finding = self.flows.recognise(raw)
+        return self._found(finding, raw, base) if finding else []
 
     def totals(self, raw: FlowTotals, base: Base, usage: Usage | None = None) -> list[AnyEvent]:
         """The event of a flow that ended, or that has been open for another minute."""
         self._add_process(raw.tgid, raw.start, base)
         protocol, name = self.flows.known(raw)
-        self.flows.ended(raw)
-        return [
+        late = self.flows.ended(raw)
+        events = self._found(late, raw, base) if late else []
+        if late:
+            protocol, name = late.protocol, _name(late) or name
+        events.append(
             NetworkFlow(
                 **base,
-                **self._ends(raw.ends),
+                **self.ends(raw.ends),
                 destination_hostname=name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
                 bytes_out=raw.bytes_out,
                 bytes_in=raw.bytes_in,
                 packets_out=raw.packets_out,
                 packets_in=raw.packets_in,
-                duration=round((raw.time - raw.began) / 1e9, 3),
+                duration=round((raw.time - raw.began) / 1e9, 3) if raw.began else None,
                 flows=raw.flows,
                 refused=raw.refused,
-                application_protocol=_SAME.get(protocol, protocol) if protocol else None,
+                application_protocol=SAME.get(protocol, protocol) if protocol else None,
                 cpu_cores=usage.cpu_cores if usage else None,
                 gpu_utilisation=usage.gpu_utilisation if usage else None,
             )
-        ]
+        )
+        return events
 
     def losses(self) -> dict[str, int]:
         return {"flows_evicted": self.flows.evicted, "names_evicted": self.names.evicted}
 
-    def _dns(self, raw: Payload, base: Base, message: bytes) -> list[AnyEvent]:
+    def _found(self, finding: Finding, raw: Payload | FlowTotals, base: Base) -> list[AnyEvent]:
+        name = _name(finding) or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
+        ends = self.ends(raw.ends)
+        return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
+
+    def _parse(self, message: bytes) -> Answer | None:
         answer = self.dns.parse(message)
         if answer is None:
             self.names.malformed += 1
-            return []
-        if not answer.is_response or not raw.inbound:
+        return answer
+
+    def _dns(self, raw: Payload, base: Base, answer: Answer | None) -> list[AnyEvent]:
+        if answer is None or not answer.is_response or not raw.inbound:
             return []
         self.names.learn(raw.cgroup_id, raw.time, answer)
         return [DnsQuery(**base, query_name=answer.name, query_type=answer.type, query_results=answer.results)]
@@ -120,7 +131,8 @@ class Conversations:
             for name in _PROCESS:
                 base[name] = getattr(client, name)
 
-    def _ends(self, ends: Ends) -> Base:
+    def ends(self, ends: Ends) -> Base:
+        """The fields of an event that a flow's ends give."""
         return {
             "initiated": True,
             "protocol": PROTOCOLS.get(ends.protocol) or str(ends.protocol),
@@ -132,9 +144,14 @@ class Conversations:
         }
 
 
+def _name(finding: Finding) -> str | None:
+    """Of the far end, as the flow itself gives it."""
+    return finding.tls_server_name or finding.http_host
+
+
 def _said(finding: Finding) -> Base:
     return {
-        "application_protocol": _SAME.get(finding.protocol, finding.protocol),
+        "application_protocol": SAME.get(finding.protocol, finding.protocol),
         "carried_by": finding.carried_by,
         "from_peer": finding.from_peer,
         "ssh_banner": finding.ssh_banner,

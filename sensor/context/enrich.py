@@ -15,16 +15,28 @@ from sensor.context.containers import Containers
 from sensor.context.conversations import PROTOCOLS, Conversations
 from sensor.context.devices import Devices
 from sensor.context.gpus import DRIVER, Nvml
+from sensor.context.held import HeldEnd
 from sensor.context.identity import guid
 from sensor.context.membership import Follower, Membership, agent_fields
 from sensor.context.processes import Process, Processes
 from sensor.context.recognise import Recogniser
+from sensor.context.remote import Remote, Suspect
 from sensor.context.routes import Routes
 from sensor.context.slurm import Jobs
+from sensor.context.steered import may_steer, process_stdio
 from sensor.context.usage import Usages
 from sensor.context.users import Users
+from sensor.context.wiring import Wired
 from sensor.context.workload import parse
-from sensor.events import AnyEvent, CgroupMigration, CpuRounding, DeviceOpen, NetworkConnection, ProcessCreation
+from sensor.events import (
+    AnyEvent,
+    CgroupMigration,
+    CpuRounding,
+    DeviceOpen,
+    NetworkConnection,
+    ProcessCreation,
+    ProcessStdio,
+)
 from sensor.node import boottime_offset
 
 _SECOND = 1_000_000_000
@@ -82,6 +94,7 @@ class Context:
         self.routes = Routes()
         self.users = Users()
         self.conversations = Conversations(self.routes.scope)
+        self.remote = Remote()
         self._gpus = Nvml() if DRIVER.exists() else None
         self.usages = Usages(cgroup_root, self._gpus)
         self._members = Membership(cgroup_root, agents, self.users.name, containers, jobs)
@@ -154,6 +167,8 @@ class Context:
             "routes_failed": self.routes.failures,
             "gpus_silent": self._gpus.failures if self._gpus else 0,
             **self.recogniser.losses(),
+            "suspects_evicted": self.remote.evicted,
+            "looks_failed": self.remote.failed,
             **self.conversations.losses(),
         }
 
@@ -162,9 +177,12 @@ class Context:
         if raw.time >= self._offset_due:
             self._tick(raw.time)
         if isinstance(raw, decode.Exec):
-            return self._exec(raw)
+            event = self._exec(raw)
+            told = self.remote.started(raw)
+            return [event, *(self._stdio(*each, raw.time, ran=True) for each in told)] if told else event
         if isinstance(raw, decode.Exit):
             self.processes.exited(raw.tgid, raw.start)
+            self.remote.exited((raw.tgid, raw.start))
         elif isinstance(raw, decode.Connect):
             return self._connect(raw)
         elif isinstance(raw, decode.DeviceAccess):
@@ -172,8 +190,11 @@ class Context:
         elif isinstance(raw, decode.Rounding):
             return self._rounding(raw)
         elif isinstance(raw, decode.Payload):
-            return self.conversations.payload(raw, self._base(raw))
+            events = self.conversations.payload(raw, self._base(raw))
+            self._suspect(raw)
+            return events
         elif isinstance(raw, decode.FlowTotals):
+            self.remote.ended(raw)
             base = self._base(raw)
             usage = None if raw.closed else self.usages.of(raw.cgroup_id, base["cgroup_path"], raw.time)
             return self.conversations.totals(raw, base, usage)
@@ -262,7 +283,7 @@ class Context:
         image, args, chain = raw.image, raw.args, raw.ancestors
         command_line = " ".join(args)
         processes = self.processes
-        processes.executed(raw.tgid, raw.start, Process(image, command_line, args))
+        processes.executed(raw.tgid, raw.start, Process(image, command_line, args, raw.piped))
         parent_image = raw.parent_image
         parent = processes.find(*chain[0], parent_image, chain[1:]) if chain else None
         user = self.users.name(raw.uid)
@@ -414,6 +435,19 @@ class Context:
             rounding_changes=raw.changes,
             duration=round(raw.span / 1e9, 3),
         )
+
+    def _suspect(self, raw: decode.Payload) -> None:
+        owner = self.processes.get(raw.tgid, raw.start)
+        if raw.ends.cookie not in self.remote and may_steer(raw, owner, self.conversations):
+            self.remote.spoke(raw, self.routes.scope(raw.ends.remote))
+
+    def looked(self, found: list[HeldEnd], now: int, took: int) -> list[AnyEvent]:
+        """What a look at the descriptors of some processes tells: see Remote.looked."""
+        return [self._stdio(suspect, fed, now) for suspect, fed in self.remote.looked(found, now, took)]
+
+    def _stdio(self, suspect: Suspect, fed: Wired, now: int, *, ran: bool = False) -> ProcessStdio:
+        base = self._base(fed.process) | {"time": now + self._offset, "boottime": now}
+        return process_stdio(base, self.processes, self.conversations, suspect.ends, fed, ran=ran)
 
     def _programs(self, raw: decode.Origin) -> tuple[Process | None, Process | None]:
         """What the process itself and its parent run."""

@@ -22,6 +22,8 @@ class Process(msgspec.Struct, frozen=True, gc=False):
     image: str
     command_line: str
     args: list[str]
+    piped: bool = False
+    """Its standard input and output were pipes or unix sockets when it began; not known of those from /proc."""
 
 
 class Processes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__find_map_by_name": (_POINTER, [_POINTER, ctypes.c_char_p]),
     "bpf_object__next_program": (_POINTER, [_POINTER, _POINTER]),
     "bpf_map__fd": (ctypes.c_int, [_POINTER]),
+    "bpf_prog_test_run_opts": (ctypes.c_int, [ctypes.c_int, _POINTER]),
     "bpf_map__set_max_entries": (ctypes.c_int, [_POINTER, ctypes.c_uint32]),
     "bpf_map_update_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64]),
     "bpf_map_delete_elem": (ctypes.c_int, [ctypes.c_int, _POINTER]),
@@ -43,12 +45,52 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_program__set_autoload": (ctypes.c_int, [_POINTER, ctypes.c_bool]),
     "bpf_program__fd": (ctypes.c_int, [_POINTER]),
     "bpf_program__attach": (_POINTER, [_POINTER]),
+    "bpf_program__attach_iter": (_POINTER, [_POINTER, _POINTER]),
     "bpf_program__attach_cgroup": (_POINTER, [_POINTER, ctypes.c_int]),
+    "bpf_link__fd": (ctypes.c_int, [_POINTER]),
+    "bpf_iter_create": (ctypes.c_int, [ctypes.c_int]),
     "bpf_link__destroy": (ctypes.c_int, [_POINTER]),
     "ring_buffer__new": (_POINTER, [ctypes.c_int, RING_CALLBACK, _POINTER, _POINTER]),
     "ring_buffer__consume": (ctypes.c_int, [_POINTER]),
     "ring_buffer__free": (None, [_POINTER]),
 }
+
+_ITERATED = 1 << 16
+"""Bytes asked for in one read of an iterator; the kernel gives whole records."""
+
+
+class _IterTask(ctypes.Structure):
+    """union bpf_iter_link_info (include/uapi/linux/bpf.h), as far as tasks go."""
+
+    _fields_ = (("tid", ctypes.c_uint32), ("pid", ctypes.c_uint32), ("pid_fd", ctypes.c_uint32), ("_", ctypes.c_uint32))
+
+
+class _IterOptions(ctypes.Structure):
+    """struct bpf_iter_attach_opts (bpf/libbpf.h)."""
+
+    _fields_ = (("sz", ctypes.c_size_t), ("link_info", ctypes.c_void_p), ("link_info_len", ctypes.c_uint32))
+
+
+class _RunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts in bpf/bpf.h."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", _POINTER),
+        ("data_out", _POINTER),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_char_p),
+        ("ctx_out", _POINTER),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
 
 
 class Libbpf:
@@ -131,6 +173,34 @@ class BpfObject:
             link = self._library.call("bpf_program__attach", program, what=what)
         self._links.append(link)
 
+    def iterate(self, program: int, pid: int, limit: int) -> bytes:
+        """Run an iterator's program over one process, or all where `pid` is 0; gives what it wrote, cut at about
+        `limit` bytes. BpfError with E2BIG or EINVAL where the kernel cannot choose a process (before 6.1).
+        """
+        what = "BPF iterator"
+        info = _IterTask(pid=pid)
+        options = _IterOptions(ctypes.sizeof(_IterOptions), ctypes.addressof(info), ctypes.sizeof(info))
+        chosen = ctypes.byref(options) if pid else None
+        link = self._library.call("bpf_program__attach_iter", program, chosen, what=what)
+        try:
+            link_fd = self._library.call("bpf_link__fd", link, what=what)
+            descriptor = self._library.call("bpf_iter_create", link_fd, what=what)
+        finally:
+            self._library.void("bpf_link__destroy", link)
+        with open(descriptor, "rb", buffering=0) as iterator:
+            return _all_of(iterator, limit)
+
+    def is_attachable(self, program: int) -> bool:
+        """A program of type syscall is only run on request: `run`."""
+        return self._library.text("bpf_program__section_name", program) != "syscall"
+
+    def run(self, program: int, context: bytes) -> None:
+        """Run a program of type syscall once, with this context."""
+        options = _RunOptions(sz=ctypes.sizeof(_RunOptions), ctx_in=context, ctx_size_in=len(context))
+        name = self._library.text("bpf_program__name", program)
+        what = f"BPF program {name} cannot be run"
+        self._library.call("bpf_prog_test_run_opts", self.program_fd(program), ctypes.byref(options), what=what)
+
     def program_fd(self, program: int) -> int:
         return int(self._library.call("bpf_program__fd", program, what="program descriptor"))
 
@@ -193,3 +263,15 @@ def read_object(path: Path) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         raise BpfError(f"{path} is missing; run: make build", 2, []) from None
+
+
+def _all_of(iterator: io.FileIO, limit: int) -> bytes:
+    written = b""
+    for _ in range(limit):
+        part = iterator.read(_ITERATED)
+        if part is None:  # a million were passed by and none wrote (kernel/bpf/bpf_iter.c, bpf_seq_read)
+            continue
+        written += part
+        if not part or len(written) >= limit:
+            break
+    return written

@@ -16,6 +16,7 @@ from sensor.events import (
     NetworkFlow,
     NetworkPayload,
     ProcessCreation,
+    ProcessStdio,
     rfc3339,
 )
 from sensor.node import host
@@ -27,6 +28,7 @@ _SHORT_LENGTH = 80
 
 _CATEGORY = {
     ProcessCreation.CATEGORY: ("process", "exec"),
+    ProcessStdio.CATEGORY: ("process", "stdio"),
     NetworkConnection.CATEGORY: ("network", "connect"),
     NetworkPayload.CATEGORY: ("network", "payload"),
     NetworkFlow.CATEGORY: ("network", "flow"),
@@ -48,7 +50,7 @@ def to_alert(verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
             "@timestamp": rfc3339(event.time),
             "event": {
                 "kind": "alert",
-                "id": _id(verdict),
+                "id": alert_id(verdict),
                 "category": [category],
                 "action": action,
                 "severity": SEVERITY[rule.level],
@@ -108,6 +110,9 @@ def _deed_in_the_network(event: FlowEvent) -> str:
         return f"was kept from connecting to {peer}"
     if isinstance(event, NetworkPayload):
         return f"spoke {_quoted(event.application_protocol or 'an unknown protocol', _SHORT_LENGTH)} with {peer}"
+    if isinstance(event, ProcessStdio):
+        feeder = _quoted(_base_name(event.fed_by_image) or "a process", _SHORT_LENGTH)
+        return f"was fed by a connection to {peer} through {feeder} (pid {event.fed_by_process_id})"
     if isinstance(event, NetworkFlow):
         return f"sent {event.bytes_out or 0} and received {event.bytes_in or 0} bytes, the peer being {peer}"
     return f"connected to {peer}"
@@ -173,6 +178,8 @@ def _flow(event: FlowEvent) -> dict[str, Any]:
     if isinstance(event, NetworkFlow):
         source |= {"bytes": event.bytes_out, "packets": event.packets_out}
         destination |= {"bytes": event.bytes_in, "packets": event.packets_in}
+    elif isinstance(event, ProcessStdio):
+        network["protocol"] = event.application_protocol
     elif isinstance(event, NetworkPayload):
         network["protocol"] = event.application_protocol
         said |= {
@@ -205,13 +212,13 @@ def _where(event: AnyEvent) -> dict[str, Any]:
     }
 
 
-def _id(verdict: Verdict) -> str:
+def alert_id(verdict: Verdict) -> str:
     """Equal for the same rule and event, live or replayed: a record's times have microseconds."""
     event = verdict.event
     parts: list[object] = [verdict.rule.id, event.CATEGORY, event.time // 1000, event.process_guid]
     if isinstance(event, FlowEvent):
         parts += [event.protocol, event.destination_ip, event.destination_port]
-        if isinstance(event, (NetworkPayload, NetworkFlow)):
+        if isinstance(event, (NetworkPayload, NetworkFlow, ProcessStdio)):
             parts += [event.source_ip, event.source_port]
     elif isinstance(event, DnsQuery):
         parts += [event.query_name, event.query_type]

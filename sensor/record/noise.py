@@ -48,23 +48,24 @@ class Noise:
         """Windows that open from now on are so long; 0: none does."""
         self._length = int(window_s * 1_000_000_000)
 
-    def tell(self, verdict: Verdict, outcome: Outcome) -> None:
-        """Write this alert, or count it."""
+    def tell(self, verdict: Verdict, outcome: Outcome) -> bool:
+        """Write this alert, or count it: False."""
         if not self._length:
             self._write(to_alert(verdict, outcome))
-            return
+            return True
         key = _key(verdict, outcome)
         window = self._windows.get(key)
         if window is not None and kernel_time(verdict.event) < window.end:
             window.add(verdict, outcome)
             self.merged += 1
-            return
+            return False
         if window is not None:
             self._end(key)
         elif len(self._windows) >= WINDOWS:
             self._end(next(iter(self._windows)))
         self._write(to_alert(verdict, outcome))
         self._windows[key] = _Window(kernel_time(verdict.event) + self._length)
+        return True
 
     def advance(self, now: int) -> None:
         """Write the summaries of the windows that are over `now`, a kernel time."""

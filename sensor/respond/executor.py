@@ -11,6 +11,7 @@ import os
 import select
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
@@ -23,6 +24,8 @@ from sensor.respond.guards import Guards
 from sensor.respond.plan import Plan, Planner, Target
 from sensor.verdict import Action, Mode, Outcome, OutcomeName, Scope, Verdict
 
+Intend = Callable[[Verdict, Outcome], None]
+"""Told what is about to be done, before any of it is; must neither raise nor wait."""
 INLINE_S = 0.02
 """How long `begin` waits for the effect itself; most cgroups are dead after 2 to 6 ms."""
 _RETRY_S = 0.01
@@ -88,7 +91,14 @@ class Executor:
     """Carries out what verdicts ask for."""
 
     def __init__(
-        self, root: CgroupRoot, planner: Planner, guards: Guards, mode: Mode, kills_per_minute: int = 30
+        self,
+        root: CgroupRoot,
+        planner: Planner,
+        guards: Guards,
+        mode: Mode,
+        kills_per_minute: int = 30,
+        *,
+        intend: Intend | None = None,
     ) -> None:
         self.mode = mode
         self.counts: Counter[str] = Counter()
@@ -96,6 +106,7 @@ class Executor:
         self._root = root
         self._planner = planner
         self._guards = guards
+        self._intend = intend
         self._kills: deque[float] = deque(maxlen=kills_per_minute)
         self._jobs: dict[object, _Job] = {}
         self._waiting: list[tuple[Pending, _Job]] = []
@@ -134,6 +145,8 @@ class Executor:
         return self._act(verdict, plan, outcome)
 
     def _act(self, verdict: Verdict, plan: Plan, outcome: Outcome) -> Outcome | Pending:
+        if self._intend is not None:
+            self._intend(verdict, outcome)
         key = plan.cgroups or plan.process
         job = self._jobs.get(key)
         if job is None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from benign_helpers import Place, Site, open_site
+from live_helpers import Certificate, Link, Live
 from sensor_helpers import Launch
 
 from sensor.cli.staging import Sensor, throwaway_cgroup
@@ -45,6 +46,27 @@ def launch(cgroup: Path, tmp_path: Path, state_dir: Path) -> Iterator[Launch]:
         with contextlib.suppress(ProcessLookupError):
             sensor.process.send_signal(signal.SIGCONT)
         sensor.stop()
+
+
+@pytest.fixture(scope="session")
+def link() -> Iterator[Link]:
+    """Network namespaces for workloads and for servers."""
+    made = Link()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def live(cgroup: Path, link: Link) -> Iterator[Live]:
+    """The sensor's stages on a throwaway cgroup, with workloads on `link`."""
+    made = Live(cgroup, link)
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def see():
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             if any(b"/true" in record for record in backend.read()):
-                return True
+                return backend.held_ends([cgroup.stat().st_ino], [pid])
         return False
     finally:
         backend.close()
@@ -76,7 +76,7 @@ NEEDED_FOR = {
 def victim(cgroup: Path) -> Iterator[subprocess.Popen[bytes]]:
     for path in (cgroup, *cgroup.iterdir()):
         os.chown(path, NOBODY, NOBODY)
-    process = subprocess.Popen(["sleep", "600"], user=NOBODY, group=NOBODY, extra_groups=[])
+    process = subprocess.Popen(["sleep", "600"], stdin=subprocess.PIPE, user=NOBODY, group=NOBODY, extra_groups=[])
     (cgroup / "cgroup.procs").write_text(str(process.pid))
     yield process
     process.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -155,7 +156,7 @@ def test_whoever_left_its_cgroup_is_not_freed_by_a_reload(
 def test_a_fault_changes_nothing_and_each_is_named(launch: Launch, write: Write, place: Path, tmp_path: Path) -> None:
     listener = Listener()
     file = write("egress: {default: deny}")
-    sensor = launch("--mode=enforce")
+    sensor = launch("--mode=enforce", f"--state-dir={tmp_path / 'state'}")
     write("egress: {default: allow}\ngpu: {allow: maybe}")
     (tmp_path / "sensor.yml").write_text("mode: enforced\n")
     done = reload(sensor)
@@ -163,6 +164,9 @@ def test_a_fault_changes_nothing_and_each_is_named(launch: Launch, write: Write,
     assert f"{file}:7: " in done.stderr and f"{tmp_path / 'sensor.yml'}:1: " in done.stderr
     assert said(place, CONNECT, "127.0.0.1", listener.port) == DENIED and not listener.was_reached()
     places = [line["place"] for line in logged(sensor, "not reloaded: a file has a fault")]
+    shown = hostbrake("audit", "show", "--trail", tmp_path / "state/audit", "--kind", "reload", "--json").stdout
+    record = json.loads(shown.splitlines()[-1])
+    assert record["outcome"] == "refused" and f"{file}:7: " in str(record["faults"])
     assert f"{file}:7" in places and f"{tmp_path / 'sensor.yml'}:1" in places
 
 

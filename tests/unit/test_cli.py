@@ -16,6 +16,7 @@ from sensor.cli.main import COMMANDS, cli
 from sensor.cli.status import _up
 
 RULES_COMMANDS = ("list", "validate", "coverage", "test")
+AUDIT_COMMANDS = ("verify", "show", "export", "key")
 
 
 def invoke(*arguments: str) -> tuple[int, str]:
@@ -34,7 +35,12 @@ def test_help_names_every_command(flag: str) -> None:
     assert "hostbrake check" in words and "hostbrake demo" in words
 
 
-@pytest.mark.parametrize("command", [*[(name,) for name in COMMANDS], *[("rules", name) for name in RULES_COMMANDS]])
+GROUPS = {"rules": RULES_COMMANDS, "audit": AUDIT_COMMANDS}
+
+
+@pytest.mark.parametrize(
+    "command", [*[(name,) for name in COMMANDS], *[(group, name) for group, names in GROUPS.items() for name in names]]
+)
 def test_every_command_says_what_it_does_and_every_option_what_it_is_for(command: tuple[str, ...]) -> None:
     code, text = invoke(*command, "--help")
     assert code == 0 and text.startswith(f"Usage: hostbrake {' '.join(command)} ")

@@ -131,13 +131,17 @@ def test_who_sends_without_end_is_cut_off(server: ControlServer) -> None:
     assert sent < 10_000_000 and server.refused == 1
 
 
-def test_a_line_that_is_too_long_is_no_request(server: ControlServer) -> None:
+def test_a_line_that_is_too_long_is_no_request(tmp_path: Path) -> None:
+    told: list[Request] = []
+    server = ControlServer(tmp_path / "s", {}, audit=told.append)
     client = client_of(server)
     sent = b'{"command":"status","x":"' + b"x" * REQUEST_BYTES + b'"}\n'
     with serving(server), contextlib.suppress(BrokenPipeError, ConnectionResetError):
         client.sendall(sent)
         assert read(client) == b""
     assert server.refused == 1
+    server.close()
+    assert [(request.verdict, request.peer.uid) for request in told] == [("unfinished", os.geteuid())]
 
 
 def test_who_sends_nothing_is_let_go(server: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +200,7 @@ def test_arguments_and_who_asks(server: ControlServer) -> None:
     [
         (b'{"command":"status","x":1}\n', "status", "answered"),
         (b'{"command":"echo","refuse":1}\n', "echo", "refused"),
-        (b'{"command":"reboot"}\n', "reboot", "malformed"),
+        (b'{"command":"reboot"}\n', "reboot", "unknown"),
         (b'{"command":7}\n', None, "malformed"),
         (b"{\n", None, "malformed"),
     ],

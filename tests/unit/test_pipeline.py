@@ -122,6 +122,14 @@ def test_no_bytes_make_it_raise(tmp_path_factory: pytest.TempPathFactory, data: 
         context.close()
 
 
+def test_descriptors_cut_short_are_counted_and_strange_ones_harmless(place: Path, context: Context) -> None:
+    feed = pipeline(place, context=context)
+    feed.looked(b"x" * (wire.HELD_END.size + 1), 10**9, 1)
+    assert feed.undecodable == {"short_buffer": 1}
+    feed.looked(bytes(range(wire.HELD_END.size)) * 100, 10**9, 1)
+    assert feed.undecodable == {"short_buffer": 1} and not feed.seen
+
+
 def test_equal_alerts_are_counted_and_the_summary_comes_with_time_or_at_the_end(place: Path) -> None:
     def line() -> Pipeline:
         return Pipeline(matcher=MATCHER, executor=rehearsal(), alerts=Sink(str(place / "alerts")), alert_window_s=60)

@@ -58,6 +58,7 @@ def layout(format_: str) -> list[tuple[int, int]]:
     ("name", "mirror"),
     [
         ("header", wire.HEADER),
+        ("sweep", wire.SWEEP),
         ("exec_event", wire.EXEC_EVENT),
         ("connect_event", wire.CONNECT_EVENT),
         ("device_event", wire.DEVICE_EVENT),
@@ -65,6 +66,7 @@ def layout(format_: str) -> list[tuple[int, int]]:
         ("payload_event", wire.PAYLOAD_EVENT),
         ("flow_event", wire.FLOW_EVENT),
         ("rounding_event", wire.ROUNDING_EVENT),
+        ("held_end", wire.HELD_END),
         ("policy", wire.POLICY),
         ("egress_key", wire.EGRESS_KEY),
         ("program_key", wire.PROGRAM_KEY),
@@ -91,6 +93,13 @@ def test_kinds_flags_and_counters_have_the_same_order() -> None:
     assert [name.removeprefix("COUNT_").lower() for name in enumerators("COUNT_")] == list(wire.COUNTERS)
     flags = dict(re.findall(r"FLAG_(\w+) = (\d+)", (BPF / "wire.h").read_text()))
     assert flags and {name: getattr(wire, name) for name in flags} == {n: int(v) for n, v in flags.items()}
+
+
+def test_kinds_and_roles_of_ends() -> None:
+    assert [getattr(wire, name.removeprefix("END_")) for name in enumerators("END_")] == [1, 2, 3, 4]
+    roles = dict(re.findall(r"ROLE_(\w+) = (\d+)", (BPF / "wire.h").read_text()))
+    assert {name: int(value) for name, value in roles.items()} == {"READ": 1, "WRITE": 2, "MASTER": 4}
+    assert (wire.READ, wire.WRITE, wire.MASTER) == (1, 2, 4)
 
 
 def test_constants_that_user_space_repeats() -> None:
