@@ -134,7 +134,7 @@ class Pipeline:
 
     def losses(self) -> dict[str, int]:
         """What correlations could not count."""
-        return dict(self._lost_before + Counter(self._matcher.losses()))
+        return {name: count + self._lost_before[name] for name, count in self._matcher.losses().items()}
 
     @property
     def merged(self) -> int:

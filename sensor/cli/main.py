@@ -16,6 +16,7 @@ COMMANDS = {
     "rules": "list, validate and test rules; show what they cover",
     "replay": "run recorded events through the rules; needs no root",
     "status": "what the running sensor sees, drops and enforces",
+    "agents": "who owns what on this node",
     "reload": "make the running sensor read agents, rules and configuration anew",
     "learn": "what an agent was seen to do, as an agents file",
     "kill": "stop an agent or a cgroup now; exits 0 only when nothing is left alive",
