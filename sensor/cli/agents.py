@@ -34,8 +34,8 @@ def agents() -> None:
 def list_(config: Path | None, directory: Path | None, as_json: bool) -> None:
     """Each agent: owner, limits, and its cgroups now.
 
-    With its purpose and how many processes there are. Asks the node itself, sensor or no sensor. Processes that are an agent's by their user alone are not counted.
-    Exits 2 where a file has a fault; the others are still listed.
+    With its purpose and how many processes there are. Asks the node itself, sensor or no sensor. Processes that are
+    an agent's by their user alone are not counted. Exits 2 where a file has a fault; the others are still listed.
     """
     configured = usable_config(config, {})
     files, faults = read_agents(directory or configured.agents)
