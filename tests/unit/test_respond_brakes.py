@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from sensor import wire
 from sensor.agents_file import AgentFile, Egress, Exec, Gpu, Match, Owner
@@ -143,3 +144,37 @@ def test_an_agent_that_goes_leaves_nothing(agent: AgentFile) -> None:
     fresh = Maps()
     use(Brakes(Policies(fresh), Path("/nonexistent")), agent)
     assert maps.denied(7) == fresh.denied(7)
+
+
+def test_an_agent_keeps_its_number() -> None:
+    maps = Maps()
+    brakes = Brakes(Policies(maps), Path("/nonexistent"))
+    rome = denying("*/ssh")
+    milan = structs.replace(rome, agent="milan")
+    for files in ([rome], [milan, rome], [milan], [milan, rome]):
+        limits = {file.agent: compile_limits(file) for file in files}
+        brakes.use(limits, [], lambda _id, _path: None, "enforce")
+        brakes.belongs(99, files[-1].agent, "/y")
+        assert brakes.bound() == [(99, files[-1].agent)]
+    assert [brakes.name(number) for number in (1, 2)] == ["rome", "milan"]
+
+
+def test_a_host_that_is_taken_away_is_not_reached_where_it_was() -> None:
+    maps = Maps()
+    brakes = Brakes(Policies(maps), Path("/nonexistent"))
+    hosts = ["a.example:443", "b.example"]
+    rome = structs.replace(denying(), exec=None, egress=Egress(default="deny", allow=hosts))
+    use(brakes, rome)
+    own, other = (egress_key(agent, ipaddress.ip_network("192.0.2.7"), 443) for agent in (1, 2))
+    for key in (own, other):
+        maps.update("resolved", key, b"\xff" * 8)
+    use(brakes, structs.replace(rome, purpose="another"))
+    assert own in maps.tables["resolved"]
+    use(brakes, structs.replace(rome, egress=Egress(default="deny", allow=hosts[:1])))
+    assert maps.tables["resolved"].keys() == {other}
+    fresh = Maps()
+    use(
+        Brakes(Policies(fresh), Path("/nonexistent")),
+        structs.replace(rome, egress=Egress(default="deny", allow=hosts[:1])),
+    )
+    assert len(maps.tables["hosts"]) == len(fresh.tables["hosts"])
