@@ -34,6 +34,7 @@ from sensor.events import (
     CpuRounding,
     DeviceOpen,
     NetworkConnection,
+    NetworkRelay,
     ProcessCreation,
     ProcessStdio,
 )
@@ -198,6 +199,8 @@ class Context:
             base = self._base(raw)
             usage = None if raw.closed else self.usages.of(raw.cgroup_id, base["cgroup_path"], raw.time)
             return self.conversations.totals(raw, base, usage)
+        elif isinstance(raw, decode.Relay):
+            return self._relay(raw)
         else:
             return self._cgroup(raw)
         return None
@@ -400,6 +403,14 @@ class Context:
             event.prompted_ms = round((raw.time - raw.prompt.time) / 1e6, 3)
             event.prompted_cgroup = raw.prompt.shared
         self.conversations.connected(raw.tgid, raw.start, raw.cgroup_id, event)
+        return event
+
+    def _relay(self, raw: decode.Relay) -> NetworkRelay:
+        event = self.conversations.relay(raw, self._base(raw))
+        if event.image is None and raw.tgid:  # no connection of it was seen: the outer one may be older than we are
+            own = self.processes.find(raw.tgid, raw.start, "", ())
+            if own is not None:
+                event.image, event.command_line, event.args = own.image, own.command_line, own.args
         return event
 
     def _device(self, raw: decode.DeviceAccess) -> DeviceOpen:

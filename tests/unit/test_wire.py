@@ -66,6 +66,7 @@ def layout(format_: str) -> list[tuple[int, int]]:
         ("payload_event", wire.PAYLOAD_EVENT),
         ("flow_event", wire.FLOW_EVENT),
         ("rounding_event", wire.ROUNDING_EVENT),
+        ("relay_event", wire.RELAY_EVENT),
         ("held_end", wire.HELD_END),
         ("policy", wire.POLICY),
         ("egress_key", wire.EGRESS_KEY),
