@@ -128,8 +128,8 @@ class Policies:
 
     def forget_resolved(self, agent: int) -> None:
         """The addresses that the agent may reach because a host that it may reach was said to be there."""
-        for key in list(self._maps.keys("resolved", wire.EGRESS_KEY.size)):
-            if wire.EGRESS_KEY.unpack(key)[1] == agent:
+        for key in list(self._maps.keys("resolved", wire.RESOLVED_KEY.size)):
+            if wire.RESOLVED_KEY.unpack(key)[0] == agent:
                 self._maps.delete("resolved", key)
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 from sensor_helpers import Launch, alerts_of, hostbrake, json_lines, logged, path_of, status_of, wait_for
-from test_limits import CONNECT, Listener, said, start_in
+from test_limits import CONNECT, HOST, RESOLVE, Listener, name_server, said, start_in
 
 from sensor.cli.staging import Sensor
 
+__all__ = ["name_server"]
 pytestmark = pytest.mark.kernel
 
 AGENT = """
@@ -70,6 +71,21 @@ def test_limits_follow_the_file(launch: Launch, write: Write, place: Path) -> No
     assert done.stdout.startswith("reloaded: enforce mode") and "agents: 1" in done.stdout
     assert said(place, CONNECT, "127.0.0.1", one.port) == DENIED and not one.was_reached()
     assert said(place, CONNECT, "127.0.0.1", other.port) == "connected" and other.was_reached()
+
+
+def test_a_host_that_is_taken_away_is_not_reached_where_it_was(
+    launch: Launch, write: Write, place: Path, tmp_path: Path, name_server: str
+) -> None:
+    listener = Listener(HOST)
+    (tmp_path / "sensor.yml").write_text(f"alert_window_s: 0\nresolvers: ['{name_server}']\n")
+    write("egress: {default: deny, allow: [pypi.test, other.test]}")
+    sensor = launch("--mode=enforce")
+    assert said(place, RESOLVE, name_server, "pypi.test", listener.port) == "connected" and listener.was_reached()
+    assert said(place, CONNECT, HOST, listener.port) == "connected" and listener.was_reached()
+    write("egress: {default: deny, allow: [other.test]}")
+    assert reload(sensor).returncode == 0
+    assert said(place, CONNECT, HOST, listener.port) == DENIED and not listener.was_reached()
+    assert said(place, RESOLVE, name_server, "other.test", listener.port) == "connected"
 
 
 STAYS = """

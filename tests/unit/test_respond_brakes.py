@@ -165,7 +165,9 @@ def test_a_host_that_is_taken_away_is_not_reached_where_it_was() -> None:
     hosts = ["a.example:443", "b.example"]
     rome = structs.replace(denying(), exec=None, egress=Egress(default="deny", allow=hosts))
     use(brakes, rome)
-    own, other = (egress_key(agent, ipaddress.ip_network("192.0.2.7"), 443) for agent in (1, 2))
+    own, other = (
+        wire.RESOLVED_KEY.pack(agent, 443, ipaddress.ip_address("::ffff:192.0.2.7").packed) for agent in (1, 2)
+    )
     for key in (own, other):
         maps.update("resolved", key, b"\xff" * 8)
     use(brakes, structs.replace(rome, purpose="another"))
