@@ -6,11 +6,12 @@ import ipaddress
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
 from sensor.address import Address, Escalate, address_faults
+from sensor.agents_clash import Claim, find_clashes
 from sensor.duration import seconds
 from sensor.faults import Fault, FaultsError
 from sensor.structure import convert, near
@@ -87,6 +88,16 @@ def _cgroup_glob(glob: str) -> None:
         raise ValueError(f"{glob!r} has an empty, '.' or '..' part; a cgroup path has none")
 
 
+def _container_id(text: str) -> None:
+    if not re.fullmatch(r"[0-9a-f]{12,64}", text):
+        raise ValueError(f"{text!r} is no container id: 12 to 64 digits, 0-9 and a-f")
+
+
+def _label(text: str) -> None:
+    if not text.partition("=")[0].strip():
+        raise ValueError(f"{text!r} names no label, as in agent=rome or agent")
+
+
 def _one_form(match: Match) -> None:
     given = [name for name in MATCH_FORMS if getattr(match, name) is not None]
     if len(given) != 1:
@@ -107,14 +118,19 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     cgroup: Annotated[str, _cgroup_glob] | None = None
     """A glob over cgroup v2 paths from the root; `**` crosses slashes."""
     systemd: Text | None = None
+    """A glob over the names of units of the system's manager."""
     slurm_user: Text | None = None
     slurm_account: Text | None = None
     slurm_job_name: Text | None = None
-    container_id: Text | None = None
+    container_id: Annotated[str, _container_id] | None = None
+    """The whole id, or at least its first 12 digits."""
     container_name: Text | None = None
     container_image: Text | None = None
-    container_label: Text | None = None
+    """As the runtime was told, with or without docker.io/library/ and :latest."""
+    container_label: Annotated[str, _label] | None = None
+    """`key=value`, or `key` for any value."""
     user: Text | None = None
+    """By name or number."""
 
     @property
     def form(self) -> str:
@@ -182,23 +198,35 @@ def load_agents(directory: str | Path = DEFAULT_AGENTS_DIR, kinds: Collection[st
     """Every agent of `directory`/*.yml and *.yaml, in the order of their file names.
 
     The default directory may be missing. `kinds`: what `approve` may name; None: anything. Raises FaultsError with
-    every fault of every file.
+    every fault of every file, and wherever two agents would claim the same workload with equal right.
     """
-    agents, faults = read_agents(directory, kinds)
+    sources, faults = _read(directory, kinds)
+    faults += find_clashes(_claims(sources))
     if faults:
         raise FaultsError(faults)
-    return agents
+    return [source.agent for source in sources]
 
 
 def read_agents(directory: str | Path, kinds: Collection[str] | None = None) -> tuple[list[AgentFile], list[Fault]]:
     """As `load_agents`, but gives those agents, too, whose own files are in order where others are not."""
+    sources, faults = _read(directory, kinds)
+    return [source.agent for source in sources], faults
+
+
+class _Source(NamedTuple):
+    agent: AgentFile
+    path: str
+    document: Document
+
+
+def _read(directory: str | Path, kinds: Collection[str] | None) -> tuple[list[_Source], list[Fault]]:
     root = Path(directory)
     if not root.is_dir():
         if str(root) == DEFAULT_AGENTS_DIR and not root.exists():
             return [], []
         return [], [Fault(str(root), 0, "is no directory")]
     faults: list[Fault] = []
-    agents: list[AgentFile] = []
+    sources: list[_Source] = []
     names: dict[str, list[tuple[str, int]]] = {}
     for file in sorted(p for p in root.iterdir() if p.suffix in (".yml", ".yaml") and p.name[0] != "."):
         document = _only_document(str(file), faults)
@@ -206,12 +234,18 @@ def read_agents(directory: str | Path, kinds: Collection[str] | None = None) -> 
             continue
         agent = convert(document, AgentFile, str(file), faults)
         if agent is not None:
-            agents.append(agent)
+            sources.append(_Source(agent, str(file), document))
             faults += _unknown_kinds(agent, document, str(file), kinds)
             faults += address_faults(_addresses(agent.owner), document, str(file))
         if isinstance(document.data, dict) and isinstance(document.data.get("agent"), str):
             names.setdefault(document.data["agent"], []).append((str(file), document.line_of(("agent",))))
-    return agents, faults + _duplicates(names)
+    return sources, faults + _duplicates(names)
+
+
+def _claims(sources: list[_Source]) -> Iterator[Claim]:
+    for agent, path, document in sources:
+        for place, match in enumerate(agent.match):
+            yield Claim(agent.agent, match.form, match.pattern, path, document.line_of(("match", place)))
 
 
 def _unknown_kinds(agent: AgentFile, document: Document, path: str, kinds: Collection[str] | None) -> Iterator[Fault]:

@@ -15,24 +15,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from sensor import __version__
-from sensor.config import Config
+from sensor.agents_file import AgentFile
 from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
-from sensor.context.workload import parse
 from sensor.control import ControlServer, Handler, Request, group_id
 from sensor.desk import Desk, log_request, note_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.kernel.libbpf import BpfError
-from sensor.losses import Losses, kernel_losses, loss_alert
-from sensor.match.early import denied_programs
+from sensor.losses import Losses, clash_alert, kernel_losses, loss_alert
 from sensor.match.fanout import FanOut
-from sensor.match.ir import RuleSet
-from sensor.match.limits import LimitWatch, compile_limits
 from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
@@ -48,6 +45,7 @@ from sensor.record.notify.notifier import Notifier
 from sensor.record.notify.store import NOTIFY_DIR
 from sensor.record.outlet import Outlet
 from sensor.record.sink import Sink
+from sensor.reload import CHANGEABLE, Fresh, Reloader, Result, compiled, needs_restart
 from sensor.respond.approvals import Approvals, Words
 from sensor.respond.brakes import Brakes
 from sensor.respond.casebook import Casebook
@@ -56,6 +54,7 @@ from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
 from sensor.respond.plan import Planner
+from sensor.startup import Loaded
 from sensor.supervisor import Supervisor
 from sensor.verdict import Verdict
 
@@ -71,13 +70,19 @@ _LOOK_PIDS = 512
 """Processes that are looked at one by one; beyond it is cheaper to walk all there are."""
 DRAIN_S = 0.1
 """How long the ring alone is attended to: signals, requests and losses have their turn in a storm without end too."""
+_FAULTS = 20
+"""How many faults the audit trail is told of a reload."""
 
 
 class Daemon:
     """One sensor, from construction (everything attached) to the end of `run`."""
 
-    def __init__(self, config: Config, rules: RuleSet, agents: Agents, programs: Programs) -> None:
-        """Raises AuditError, BpfError, ControlError, NodeError or OSError; then nothing is attached or left behind."""
+    def __init__(self, loaded: Loaded, programs: Programs, load: Callable[[], Loaded]) -> None:
+        """`load` reads all that is in `loaded` anew, and raises FaultsError.
+
+        Raises AuditError, BpfError, ControlError, NodeError or OSError; then nothing is attached or left behind.
+        """
+        config, rules = loaded.config, loaded.rules
         mount = cgroup2_mount()
         root = Path(config.cgroup_root) if config.cgroup_root else mount
         self._config = config
@@ -85,17 +90,22 @@ class Daemon:
         self._root = root
         self._ready = False
         self._stop = False
+        self._reloader = Reloader(load, self._reloaded)
         self._since = time.time_ns()
         self._untold: Counter[str] = Counter()
         self._sweeps_failed = 0
         self._supervisor = Supervisor()
         with contextlib.ExitStack() as undo:
             self._wakeup = undo.enter_context(self._signals())
-            self._notifier = self._make_notifier(agents)
+            self._notifier = self._make_notifier(loaded.agents)
             if self._notifier:
                 undo.callback(self._notifier.close)
-            commands: dict[str, Handler] = {"status": lambda _arguments, _peer: self.status()}
-            commands |= pager_commands(self._notifier, [agent.agent for agent in agents.files()])
+            commands: dict[str, Handler] = {
+                "status": lambda _arguments, _peer: self.status(),
+                "reload": lambda _arguments, _peer: {"number": self._reloader.ask()},
+                "reloaded": lambda _arguments, _peer: msgspec.to_builtins(self._reloader.result),
+            }
+            commands |= pager_commands(self._notifier, self._names)
             self._control = ControlServer(
                 Path(config.control_socket),
                 commands,
@@ -115,24 +125,28 @@ class Daemon:
                 undo.callback(self._events.close)
             self._backend = CoreBackend(root, gpu_majors(config.gpu_majors), programs)
             undo.callback(self._backend.close)
-            self._context = Context(cgroup_root=mount, agents=agents, gpu_majors=config.gpu_majors)
+            self._context = Context(cgroup_root=mount, agents=Agents(loaded.agents), gpu_majors=config.gpu_majors)
             undo.callback(self._context.close)
             self._context.seed()
-            self._join(mount)
+            self._join(mount, compiled(loaded, None))
             self._cleanup = undo.pop_all()
 
-    def _make_notifier(self, agents: Agents) -> Notifier | None:
+    def _make_notifier(self, files: list[AgentFile]) -> Notifier | None:
         config = self._config
         directory = Path(config.state_dir) / NOTIFY_DIR
-        return Notifier(config.notify, agents.files(), directory, host()[0]) if config.notify else None
+        return Notifier(config.notify, files, directory, host()[0]) if config.notify else None
 
-    def _join(self, mount: Path) -> None:
+    def _names(self) -> list[str]:
+        return [agent.agent for agent in self._context.agents.files()]
+
+    def _join(self, mount: Path, fresh: Fresh) -> None:
         config = self._config
         scope = self._context.cgroups.path(self._root.stat().st_ino)
         if scope is None:
             raise NodeError(f"{self._root} is no cgroup of the hierarchy at {mount}; name one with --cgroup-root")
         self._mining = Mining()
-        cgroups = CgroupRoot(mount)
+        self._scope = scope
+        self._cgroups = cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect, within=scope)
         incidents = Incidents(self._audit)
         planner = Planner(cgroups, guards)
@@ -146,7 +160,7 @@ class Daemon:
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
         self._pipeline = Pipeline(
             context=self._context,
-            matcher=Matcher(self._rules.rules),
+            matcher=fresh.matcher or Matcher(self._rules.rules),
             executor=self._approvals,
             alerts=self._outlet,
             events=self._events,
@@ -164,11 +178,11 @@ class Daemon:
         self._brakes = Brakes(
             self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
             mount,
-            config.mode,
             scope,
         )
         self._context.follow(self._brakes)
-        self._use_agents()
+        self._limit(fresh)
+        self._context.bind_users()
         self._losses = Losses(
             {
                 "kernel": lambda: kernel_losses(self._backend.counters()),
@@ -191,14 +205,50 @@ class Daemon:
     def _limit_watch(self, event: AnyEvent) -> Sequence[Verdict]:
         return self._limits.match(event)
 
-    def _use_agents(self) -> None:
-        files = self._context.agents.files()
-        self._approvals.use(files, self._config.approve_within)
-        self._limits = LimitWatch(files)
-        self._brakes.deny_everybody(denied_programs(self._rules.rules))
+    def _limit(self, fresh: Fresh) -> None:
+        self._limits = fresh.watch
+        self._approvals.use(fresh.agents.files(), self._config.approve_within)
+        self._brakes.deny_everybody(fresh.denied, self._config.mode)
         self._brakes.trust(self._resolvers())
-        limits = {agent.agent: compile_limits(agent) for agent in files}
-        self._brakes.use(limits, self._context.cgroups.items(), self._context.agent_of)
+        self._brakes.use(fresh.limits, self._context.cgroups.items(), self._context.agent_of, self._config.mode)
+
+    def _reload(self) -> None:
+        """Use what a reload brought, if one has ended well."""
+        fresh = self._reloader.poll(self._rules)
+        if fresh is None:
+            return
+        new = fresh.loaded.config
+        restart = needs_restart(self._config, new)
+        self._config = config = msgspec.structs.replace(
+            self._config, **{name: getattr(new, name) for name in CHANGEABLE}
+        )
+        self._rules = fresh.loaded.rules
+        self._pipeline.use(fresh.matcher, config.alert_window_s)
+        guards = Guards(self._cgroups, config.protect, within=self._scope)
+        planner = Planner(self._cgroups, guards)
+        self._executor.use(planner, guards, config.mode, config.kills_per_minute)
+        self._approvals.plan_with(planner)
+        before = self._context.agents
+        if self._notifier:
+            self._notifier.use(fresh.agents.files())
+        self._context.use_agents(fresh.agents)
+        self._limit(fresh)
+        self._context.bind_users(before)
+        self._reloader.used(
+            restart, {"mode": config.mode, "rules": len(self._rules.rules), "agents": len(fresh.agents)}
+        )
+        for what, why in self._context.recogniser.missing().items():
+            log.warning(f"agents by {what}: not available", reason=why)
+
+    def _reloaded(self, result: Result) -> None:
+        faults = [str(fault) for fault in result.faults[:_FAULTS]]
+        self._audit.append(
+            "reload",
+            outcome="refused" if faults else "done",
+            **result.summary,
+            **({"faults": faults, "fault_count": len(result.faults)} if faults else {}),
+            **({"restart": result.restart} if result.restart else {}),
+        )
 
     def _resolvers(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
         found = []
@@ -210,7 +260,7 @@ class Daemon:
         return found
 
     def run(self) -> None:
-        """Watch until SIGTERM, SIGINT or SIGHUP."""
+        """Watch until SIGTERM or SIGINT."""
         with self._cleanup, contextlib.closing(select.epoll()) as epoll:
             handlers = self._register(epoll)
             self._begin()
@@ -227,6 +277,7 @@ class Daemon:
                 wait_s = self._drain()
                 self._look()
                 self._pipeline.complete()
+                self._reload()
                 self._supervisor.alive()
                 if time.monotonic() >= due:
                     due = time.monotonic() + TICK_S
@@ -324,12 +375,14 @@ class Daemon:
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
+        self._context.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self._profiles.save()
         self._requests.tick()
         for note in self._notifier.notes() if self._notifier else ():
             self._audit.append("notification", **note)
         self._audit.tick()
         self._tell_losses()
+        self._tell_clashes()
 
     def _sweep(self, final: bool) -> None:
         try:
@@ -355,9 +408,15 @@ class Daemon:
             self._untold.clear()
             self._pipeline.outcomes["none"] += 1
 
+    def _tell_clashes(self) -> None:
+        told = self._context.recogniser.told
+        while told and self._alerts.write(clash_alert(*told[0], self._config.mode, host()), counts=False):
+            told.pop(0)
+            self._pipeline.outcomes["none"] += 1
+
     @contextlib.contextmanager
     def _signals(self) -> Iterator[socket.socket]:
-        """SIGTERM, SIGINT and SIGHUP end the loop; the socket wakes it from its sleep (signal.set_wakeup_fd)."""
+        """SIGTERM and SIGINT end the loop, SIGHUP reloads; the socket wakes it (signal.set_wakeup_fd)."""
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         previous_fd = signal.set_wakeup_fd(writer.fileno())
@@ -372,12 +431,19 @@ class Daemon:
             reader.close()
             writer.close()
 
-    def _on_signal(self, _number: int, _frame: object) -> None:
-        self._stop = True
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if number == signal.SIGHUP:
+            self._reloader.ask()
+        else:
+            self._stop = True
 
     def _agent_at(self, path: str) -> str | None:
-        agent = self._context.agents.of_cgroup(path, parse(path))
-        return agent.agent if agent else None
+        cgroup = self._cgroups.open(path)
+        if cgroup is None:
+            return None
+        cgroup_id = cgroup.id
+        cgroup.close()
+        return self._context.agent_of(cgroup_id, path)
 
     def _user_of(self, uid: int) -> str | None:
         return self._context.users.name(uid)
@@ -390,6 +456,9 @@ class Daemon:
     def _asked(self, request: Request) -> None:
         log_request(request)
         note_request(self._requests, request)
+
+    def _clashes(self) -> dict[str, int]:
+        return {", ".join(agents): count for agents, count in self._context.recogniser.clashes.items()}
 
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
@@ -404,6 +473,7 @@ class Daemon:
             "pinned": False,
             "rules": self._rules.summary(),
             "agents": len(self._context.agents),
+            "agents_that_clash": self._clashes(),
             "profiles": self._profiles.summary(),
             "events": dict(self._pipeline.seen),
             "alerts": dict(self._pipeline.outcomes),

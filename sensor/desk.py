@@ -17,7 +17,7 @@ from sensor.respond.process import read_proc
 
 log = structlog.get_logger()
 
-READING = frozenset({"status", "pending", "decision", "incidents", "notified"})
+READING = frozenset({"status", "pending", "decision", "incidents", "notified", "reloaded"})
 """Commands that change nothing."""
 
 AgentAt = Callable[[str], str | None]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 from sensor.control import ControlError, Handler, Peer
 from sensor.record.notify.notifier import Notifier
 
 
-def pager_commands(notifier: Notifier | None, agents: Collection[str]) -> dict[str, Handler]:
-    """`notifier` is None where notifications are off."""
+def pager_commands(notifier: Notifier | None, agents: Callable[[], Collection[str]]) -> dict[str, Handler]:
+    """`notifier` is None where notifications are off; `agents` gives the names of those that there are now."""
 
     def paging() -> Notifier:
         if notifier is None:
@@ -25,7 +25,7 @@ def pager_commands(notifier: Notifier | None, agents: Collection[str]) -> dict[s
 
     def notify(arguments: dict[str, Any], _peer: Peer) -> dict[str, Any]:
         agent = None if arguments.get("operators") is True else _text(arguments, "agent")
-        if agent is not None and agent not in agents:
+        if agent is not None and agent not in agents():
             raise ControlError(f"there is no agent {agent[:80]!r}")
         return paging().test(agent)
 

@@ -72,6 +72,8 @@ ISOLATED = 1
 LIMIT_ENFORCED, LIMIT_EGRESS, LIMIT_GPU, LIMIT_PROGRAMS, LIMIT_PROGRAMS_ALONE = (1 << bit for bit in range(5))
 EGRESS_KEY = struct.Struct("=IIHH16s")
 """prefix, agent, port, reserved, address"""
+RESOLVED_KEY = struct.Struct("=II16s")
+"""agent, port, address"""
 EGRESS_BITS = 192
 ISOLATION = 0xFFFFFFFF
 """Stands for an agent in an EGRESS_KEY: what those who are cut off may still reach."""

@@ -18,6 +18,9 @@ from sensor.agents_file import AgentFile, Match
 from sensor.cli.reach import unreachable
 from sensor.config import usable_config
 from sensor.context.agents import Agents
+from sensor.context.containers import Containers
+from sensor.context.recognise import missing
+from sensor.context.slurm import Jobs
 from sensor.faults import Fault, FaultsError
 from sensor.match import ir
 from sensor.match.ir import Rule, RuleSet
@@ -62,9 +65,13 @@ def check(
 
 def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
     """What is valid and yet not as its author may think: the subject, and one sentence."""
-    unsupported = Agents(loaded.agents).unsupported
+    untold = missing(Agents(loaded.agents), Containers(), Jobs())
+    unsupported = [(agent, match) for agent in loaded.agents for match in agent.match if match.form in untold]
     warnings = [
-        ("agents", f"agent {agent.agent}: no workload is recognised by {match.form} ({match.pattern}) in this version")
+        (
+            "agents",
+            f"agent {agent.agent}: nothing is recognised by {match.form} ({match.pattern}): {untold[match.form]}",
+        )
         for agent, match in unsupported
     ]
     warnings += [("notify", says) for says in unreachable(loaded)]

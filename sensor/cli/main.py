@@ -18,6 +18,8 @@ COMMANDS = {
     "status": "what the running sensor sees, drops and enforces",
     "ack": "acknowledge an incident, or list them",
     "notify": "send an agent's owner a test message",
+    "agents": "who owns what on this node",
+    "reload": "make the running sensor read agents, rules and configuration anew",
     "learn": "what an agent was seen to do, as an agents file",
     "kill": "stop an agent or a cgroup now; exits 0 only when nothing is left alive",
     "freeze": "stop an agent or a cgroup where it is; nothing of it runs until it is thawed",

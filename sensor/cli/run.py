@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,7 +45,7 @@ def _majors(_context: click.Context, _option: click.Parameter, value: str | None
 @click.option("--no-notify", is_flag=True, help="tell nobody, whatever agents' files and configuration say")
 @click.option("--gpu-majors", callback=_majors, metavar="N,N", help="device majors that are GPUs, besides those known")
 def run(config_path: Path | None, no_pin: bool, no_notify: bool, **given: Any) -> None:
-    """Run the sensor in the foreground until SIGTERM or Ctrl-C.
+    """Run the sensor in the foreground until SIGTERM or Ctrl-C; SIGHUP makes it read its files anew.
 
     What is given here wins over the configuration file. Logs go to standard error; `ready` there means that every
     program is attached. Exits 2 where configuration, agents or rules have a fault (every one is named), 1 where the
@@ -63,7 +64,6 @@ def run(config_path: Path | None, no_pin: bool, no_notify: bool, **given: Any) -
 
 def _run(config_path: Path | None, overrides: dict[str, Any], loading: Loading) -> None:
     # Imported only now, while the kernel verifies the programs: each takes about as long as the other.
-    from sensor.context.agents import Agents
     from sensor.control import ControlError
     from sensor.daemon import Daemon
     from sensor.node import NodeError
@@ -73,7 +73,8 @@ def _run(config_path: Path | None, overrides: dict[str, Any], loading: Loading) 
     from sensor.startup import load_everything
 
     configure()
-    loaded = load_everything(config_path, overrides, cache_rules=True)
+    load = partial(load_everything, config_path, overrides, cache_rules=True)
+    loaded = load()
     config = loaded.config
     if config.backend == "bcc":
         _refuse("the bcc backend comes in a later version; use --backend core on a kernel with BTF")
@@ -81,7 +82,7 @@ def _run(config_path: Path | None, overrides: dict[str, Any], loading: Loading) 
     if missing:
         _refuse(missing)
     try:
-        daemon = Daemon(config, loaded.rules, Agents(loaded.agents), loading.programs())
+        daemon = Daemon(loaded, loading.programs(), load)
     except (AuditError, BpfError, ControlError, NodeError) as error:
         _refuse(str(error))
     except OSError as error:

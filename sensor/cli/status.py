@@ -68,6 +68,8 @@ def _show(answer: dict[str, Any]) -> None:
     table.add_row("notified", _notified(answer["notifications"]))
     lost = answer["lost"]
     table.add_row("lost", "\n".join(_counts(lost)) or "nothing", style="bold red" if lost else "")
+    if clashes := answer["agents_that_clash"]:
+        table.add_row("agents clash", "\n".join(_counts(clashes)), style="bold red")
     for what, why in answer["not_available"].items():
         table.add_row(what, f"not available: {why}", style="yellow")
     Console(highlight=False).print(table)

@@ -113,6 +113,13 @@ class Executor:
         self._waiting: list[tuple[Pending, _Job]] = []
         self._epoll = select.epoll()
 
+    def use(self, planner: Planner, guards: Guards, mode: Mode, kills_per_minute: int) -> None:
+        """From the next verdict on."""
+        self.mode = mode
+        self._planner = planner
+        self._guards = guards
+        self._kills = deque(self._kills, maxlen=kills_per_minute)
+
     def begin(self, verdict: Verdict) -> Outcome | Pending:
         """Do what `verdict` asks for, or say why not. Raises nothing for what the kernel or a process does."""
         detect_ms = _since(verdict.event, _now())

@@ -70,6 +70,7 @@ def layout(format_: str) -> list[tuple[int, int]]:
         ("held_end", wire.HELD_END),
         ("policy", wire.POLICY),
         ("egress_key", wire.EGRESS_KEY),
+        ("resolved_key", wire.RESOLVED_KEY),
         ("program_key", wire.PROGRAM_KEY),
         ("program_node", wire.PROGRAM_NODE),
         ("brakes", wire.BRAKES),
