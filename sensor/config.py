@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from sensor.address import Address, Escalate, address_faults
-from sensor.agents_file import DEFAULT_AGENTS_DIR
+from sensor.agents_file import DEFAULT_AGENTS_DIR, parse_destination
 from sensor.duration import seconds
 from sensor.faults import Fault, FaultsError
 from sensor.structure import convert
@@ -49,6 +49,11 @@ def _positive(number: int) -> None:
 def _window(number: int) -> None:
     if not 0 <= number <= 86_400:
         raise ValueError(f"must be between 0 and 86400, not {number}")
+
+
+def _network(text: str) -> None:
+    if parse_destination(text).network is None:
+        raise ValueError(f"{text!r}: what is cut off can be let go to networks and addresses, not to names")
 
 
 def _address(text: str) -> None:
@@ -107,6 +112,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Everything that `hostbrake run` can be told."""
 
     mode: Mode = "monitor"
+    isolation_allow: list[Annotated[str, _network]] = []
+    """Where what is cut off may still go, and nowhere else: see `sensor.agents_file.parse_destination`."""
     resolvers: list[Annotated[str, _address]] | None = None
     """DNS servers whose answers say where a host is that an agent may reach by name; None: /etc/resolv.conf's."""
     rules: list[Annotated[str, _directory]] = msgspec.field(default_factory=default_rules)

@@ -24,12 +24,14 @@ from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
 from sensor.control import ControlServer, Handler, Request, group_id
+from sensor.cutting import isolation_commands
 from sensor.desk import Desk, log_request, note_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.kernel.libbpf import BpfError
 from sensor.losses import Losses, clash_alert, kernel_losses, loss_alert
 from sensor.match.fanout import FanOut
+from sensor.match.limits import destinations
 from sensor.match.matcher import Matcher
 from sensor.match.mining import Mining
 from sensor.match.profile_store import PROFILES_DIR
@@ -53,6 +55,8 @@ from sensor.respond.cases import STATE_FILE
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
+from sensor.respond.isolation import STATE_FILE as ISOLATED_FILE
+from sensor.respond.isolation import Isolation
 from sensor.respond.plan import Planner
 from sensor.startup import Loaded
 from sensor.supervisor import Supervisor
@@ -181,6 +185,10 @@ class Daemon:
             scope,
         )
         self._context.follow(self._brakes)
+        self._brakes.allow_in_isolation(destinations(config.isolation_allow))
+        self._isolation = Isolation(self._brakes, cgroups, Path(config.state_dir) / ISOLATED_FILE)
+        self._executor.isolate_with(self._isolation)
+        self._control.add(isolation_commands(self._isolation, cgroups, guards))
         self._limit(fresh)
         self._context.bind_users()
         self._losses = Losses(
@@ -195,6 +203,7 @@ class Daemon:
                 "limits": lambda: self._brakes.failures,
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
                 "approvals": lambda: self._book.losses,
+                "isolation": lambda: self._isolation.losses,
                 "notifications": lambda: self._notifier.losses() if self._notifier else {},
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
@@ -479,6 +488,7 @@ class Daemon:
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
             "approvals": self._desk.summary(),
+            "isolated": self._isolation.paths(),
             "notifications": self._notifier.status() if self._notifier else None,
             "audit": self._audit.summary(),
             "lost": self._losses.total,

@@ -25,7 +25,6 @@ from sensor.faults import Fault, FaultsError
 from sensor.match import ir
 from sensor.match.ir import Rule, RuleSet
 from sensor.readiness import Item, node_items
-from sensor.respond.plan import AVAILABLE
 from sensor.startup import Loaded, load_everything
 
 
@@ -89,9 +88,6 @@ def _idle(rules: RuleSet) -> Iterator[str]:
     """Rules that do less than they say, or none at all."""
     if not rules:
         yield "there are none, so nothing is ever found; `rules` in the configuration replaces the shipped ones"
-    for rule in rules:
-        if rule.info.action not in AVAILABLE:
-            yield f"`{rule.info.title}` ({rule.info.path}) only alerts: {rule.info.action} is not available yet"
     if rules.limited():
         yield f"{rules.limited()}; why: hostbrake rules coverage"
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "kill": "stop an agent or a cgroup now; exits 0 only when nothing is left alive",
     "freeze": "stop an agent or a cgroup where it is; nothing of it runs until it is thawed",
     "thaw": "let what was frozen go on",
+    "isolate": "cut an agent or a cgroup off from the network and from GPUs",
     "pending": "what was frozen and waits for an answer, and what it wanted to do",
     "approve": "let a frozen workload go on",
     "deny": "kill a frozen workload",

@@ -71,6 +71,12 @@ class Limits(msgspec.Struct, frozen=True):
         return self.deny.match(image) or bool(self.allow.every and not self.allow.match(image))
 
 
+def destinations(texts: Iterable[str]) -> list[tuple[Network, int | None]]:
+    """The networks of a list like `egress.allow`; names are none."""
+    entries = [parse_destination(text) for text in texts]
+    return [(entry.network, entry.port) for entry in entries if entry.network is not None]
+
+
 def compile_limits(agent: AgentFile) -> Limits:
     """The limits that an agent's file states."""
     egress = [parse_destination(text) for text in agent.egress.allow] if agent.egress else []

@@ -169,9 +169,13 @@ class Brakes:
         self._announce()
         return True
 
-    def isolated(self) -> list[str]:
-        """The cgroups that were cut off, each with all below it."""
-        return sorted(self._isolated)
+    def isolated(self) -> dict[str, int]:
+        """The cgroups that were cut off, each with all below it: path -> id."""
+        return dict(self._isolated)
+
+    def ids(self, path: str) -> set[int]:
+        """Of this cgroup and all below it."""
+        return {below_id for _, below_id in self._cgroups(path)}
 
     def allow_in_isolation(self, destinations: Iterable[tuple[Network, int | None]]) -> None:
         """Where those who are cut off may still go."""

@@ -114,27 +114,23 @@ def test_a_match_that_this_node_cannot_tell_is_a_warning(files: list[str], tmp_p
     assert found["warnings"] == [says]
 
 
-def test_what_is_stated_and_not_enforced_is_a_warning(files: list[str], tmp_path: Path) -> None:
+def test_what_does_less_than_it_says_is_a_warning(files: list[str], tmp_path: Path) -> None:
     (tmp_path / "agents.d/a.yml").write_text(
         "agent: a\npurpose: tests\nowner: {name: Ada, notify: ['mailto://ada@example.org']}\n"
-        "match: [{cgroup: /a.slice}]\negress: {default: deny}\nresponse: {action: kill}\napprove: [billing]\n"
+        "match: [{cgroup: /a.slice}]\negress: {default: deny}\nresponse: {action: kill}\n"
     )
     rules = tmp_path / "rules"
     rules.mkdir()
     code, found = report(*files, "--rules", str(rules))
     assert code == 0
     assert found["warnings"] == [
-        "agent a: approve can be stated, but nothing enforces it in this version",
         "there are none, so nothing is ever found; `rules` in the configuration replaces the shipped ones",
     ]
     (rules / "rule.yml").write_text(
         "title: R\nlogsource: {category: process_creation}\nresponse: {action: isolate}\n"
         "detection: {a: {Image: /a}, b: {Hashes: b}, condition: a or b}\n"
     )
-    assert report(*files, "--rules", str(rules))[1]["warnings"][1:] == [
-        f"`R` ({rules}/rule.yml) only alerts: isolate is not available yet",
-        "1 degraded; why: hostbrake rules coverage",
-    ]
+    assert report(*files, "--rules", str(rules))[1]["warnings"] == ["1 degraded; why: hostbrake rules coverage"]
 
 
 GPU_AGENT = """
