@@ -23,7 +23,7 @@ from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
 from sensor.context.workload import parse
-from sensor.control import ControlServer, Request, group_id
+from sensor.control import ControlServer, Peer, Request, group_id
 from sensor.desk import Desk, log_request, note_request
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
@@ -45,12 +45,13 @@ from sensor.record.audit.requests import Requests
 from sensor.record.audit.trail import Audit
 from sensor.record.sink import Sink
 from sensor.respond.approvals import Approvals, Words
-from sensor.respond.brakes import Brakes
 from sensor.respond.casebook import Casebook
 from sensor.respond.cases import STATE_FILE
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
+from sensor.respond.holds import HOLDS_DIR
+from sensor.respond.keeper import HoldingBrakes, Keeper
 from sensor.respond.plan import Planner
 from sensor.supervisor import Supervisor
 from sensor.verdict import Verdict
@@ -146,12 +147,16 @@ class Daemon:
             ),
             incidents=incidents,
         )
-        self._brakes = Brakes(
+        self._keeper = Keeper(Path(config.state_dir) / HOLDS_DIR, cgroups, guards)
+        self._keeper.refresh()
+        self._control.add({"killed": self._keep, "released": self._keep})
+        self._brakes = HoldingBrakes(
             self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
             mount,
             config.mode,
             scope,
         )
+        self._brakes.keeper = self._keeper
         self._context.follow(self._brakes)
         self._use_agents()
         self._losses = Losses(
@@ -164,6 +169,7 @@ class Daemon:
                 "correlation": self._pipeline.losses,
                 "profiles": self._profiles.losses,
                 "limits": lambda: self._brakes.failures,
+                "holds": lambda: self._keeper.failures,
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
                 "approvals": lambda: self._book.losses,
                 "alerts": lambda: self._alerts.losses,
@@ -183,6 +189,12 @@ class Daemon:
         self._brakes.trust(self._resolvers())
         limits = {agent.agent: compile_limits(agent) for agent in files}
         self._brakes.use(limits, self._context.cgroups.items(), self._context.agent_of)
+
+    def _keep(self, _arguments: dict[str, Any] | None = None, _peer: Peer | None = None) -> dict[str, Any]:
+        """Honour the holds as they are on disk now; the kill switch tells of itself here, and is answered at once."""
+        if self._keeper.refresh():
+            self._brakes.renew(self._context.cgroups.items())
+        return {"held": self._keeper.held()}
 
     def _resolvers(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
         found = []
@@ -304,6 +316,7 @@ class Daemon:
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
+        self._keep()
         self._profiles.save()
         self._requests.tick()
         self._audit.tick()
@@ -386,6 +399,7 @@ class Daemon:
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
             "approvals": self._desk.summary(),
+            "held": self._keeper.held(),
             "audit": self._audit.summary(),
             "lost": self._losses.total,
             "not_available": self._missing(),

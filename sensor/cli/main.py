@@ -18,6 +18,7 @@ COMMANDS = {
     "status": "what the running sensor sees, drops and enforces",
     "learn": "what an agent was seen to do, as an agents file",
     "kill": "stop an agent or a cgroup now; exits 0 only when nothing is left alive",
+    "release": "let what `kill --hold` keeps from starting start again",
     "freeze": "stop an agent or a cgroup where it is; nothing of it runs until it is thawed",
     "thaw": "let what was frozen go on",
     "pending": "what was frozen and waits for an answer, and what it wanted to do",
