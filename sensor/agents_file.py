@@ -17,6 +17,8 @@ from sensor.verdict import Action
 from sensor.yamlfile import Document, read
 
 DEFAULT_AGENTS_DIR = "/etc/hostbrake/agents.d"
+DRILLED = "~"
+"""Stands in the name of an agent's double in a drill, and in no other name."""
 
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _URL = re.compile(r"[a-z][a-z0-9+.-]*:\S+", re.IGNORECASE)

@@ -25,6 +25,8 @@ from sensor.context.enrich import Context
 from sensor.context.workload import parse
 from sensor.control import ControlServer, Peer, Request, group_id
 from sensor.desk import Desk, log_request, note_request
+from sensor.drills import STATE_FILE as DRILLS_FILE
+from sensor.drills import Drills
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.kernel.libbpf import BpfError
@@ -130,6 +132,19 @@ class Daemon:
         self._desk = Desk(self._approvals, self._book, self._agent_at)
         self._control.add(self._desk.commands())
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
+        self._drills = Drills(
+            self._context.agents.files(),
+            state=Path(config.state_dir) / DRILLS_FILE,
+            root=cgroups,
+            scope=scope,
+            audit=self._audit,
+            write=self._alerts.write,
+            every_days=config.drill_every_days,
+            mode=lambda: self._config.mode,
+            changed=self._drilled,
+            agent_at=self._agent_at,
+        )
+        self._control.add(self._drills.commands())
         self._pipeline = Pipeline(
             context=self._context,
             matcher=Matcher(self._rules.rules),
@@ -146,6 +161,7 @@ class Daemon:
                 self._approvals.recent.note,
             ),
             incidents=incidents,
+            mark=self._drills.mark,
         )
         self._keeper = Keeper(Path(config.state_dir) / HOLDS_DIR, cgroups, guards)
         self._keeper.refresh()
@@ -189,6 +205,11 @@ class Daemon:
         self._brakes.trust(self._resolvers())
         limits = {agent.agent: compile_limits(agent) for agent in files}
         self._brakes.use(limits, self._context.cgroups.items(), self._context.agent_of)
+
+    def _drilled(self) -> None:
+        """A drill began or ended: its canary is under the agent's limits, or no longer."""
+        self._context.use_agents(Agents(self._drills.files()))
+        self._use_agents()
 
     def _keep(self, _arguments: dict[str, Any] | None = None, _peer: Peer | None = None) -> dict[str, Any]:
         """Honour the holds as they are on disk now; the kill switch tells of itself here, and is answered at once."""
@@ -317,6 +338,7 @@ class Daemon:
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
         self._keep()
+        self._drills.tick()
         self._profiles.save()
         self._requests.tick()
         self._audit.tick()
