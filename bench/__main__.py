@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import match_bench, protocols_bench
+from bench.switch_bench import bench_switch
 from sensor.cli.staging import Sensor, StageError, start_in, throwaway_cgroup
 from sensor.config import shipped_rules_dir
 from sensor.readiness import obstacle
@@ -57,6 +58,7 @@ def main() -> None:
             bench_rest(directory, options.idle)
         if "kills" in parts:
             bench_kills(directory, options.kills)
+        bench_switch(directory, options.rounds)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -28,8 +29,6 @@ NVIDIA_MAJOR, NO_SUCH_GPU = 195, 253
 SLEEPERS = 20
 
 _ENTER = 'echo $$ > "$0/cgroup.procs"; exec "$@"'
-_ON_WORD = ["/bin/sh", "-c", 'echo ready; read -r go; exec "$@"', "sh"]
-"""What becomes the program that follows once it is told to. A deed is timed from that word."""
 _PYTHON = [sys.executable, "-I", "-S", "-c"]
 _TRY = """
 import errno, os, socket, sys
@@ -74,13 +73,20 @@ def behaviours(directory: Path, forbidden: dict[str, Any]) -> list[Behaviour]:
     return found
 
 
+def _on_word(directory: Path, command: list[str | Path]) -> list[str | Path]:
+    """What becomes `command` once it is told to. A deed is timed from that word, so until then nothing names it."""
+    script = directory / "deed"
+    script.write_text(f"echo ready\nread -r go\nexec {shlex.join(map(str, command))}\n")
+    return ["/bin/sh", script]
+
+
 @contextlib.contextmanager
 def _tunnel(directory: Path) -> Iterator[list[str | Path]]:
     place = directory / "ssh"
     place.mkdir(exist_ok=True)
     sshd = Sshd(place)
     try:
-        yield [*_ON_WORD, *sshd.client("-N", "-R", f"0:127.0.0.1:{sshd.port}")]
+        yield _on_word(directory, sshd.client("-N", "-R", f"0:127.0.0.1:{sshd.port}"))
     finally:
         sshd.stop()
         shutil.rmtree(place)
@@ -91,7 +97,7 @@ def _miner(directory: Path) -> Iterator[list[str | Path]]:
     program = directory / "xmrig"
     shutil.copy(os.path.realpath("/bin/sh"), program)
     arguments = ["xmrig", "-o", "stratum+tcp://127.0.0.1:3333", "-u", "wallet", "-k"]
-    yield [*_ON_WORD, program, "-c", "sleep 300; :", *arguments]
+    yield _on_word(directory, [program, "-c", "sleep 300; :", *arguments])
 
 
 @contextlib.contextmanager
@@ -154,7 +160,7 @@ def _watch(
         if time.monotonic() >= asked:  # the sensor has better to do than to answer us
             asked = time.monotonic() + 0.05
             _learn(seen, alerts(), began)
-        if seen.response and seen.response["outcome"] != "done" and time.monotonic() > until - GRACE_S:
+        if seen.response.get("outcome") == "would":  # monitor mode: nothing more comes
             break
         pause()
     if seen.response.get("outcome") == "done" and stopped:

@@ -175,7 +175,7 @@ def _fault(seen: Seen, limit_ms: float, mode: str) -> str | None:
     if not response:
         return "not stopped: no rule asks for more than an alert"
     if mode == "monitor":
-        return f"known, not stopped: in monitor mode {response['action']} is only what would be done"
+        return f"only known: monitor mode stops nothing ({response['action']} in enforce mode)"
     if seen.stopped_ms is None:
         why = f" ({response['reason']})" if response.get("reason") else ""
         return f"not stopped: {response['action']} {response['outcome']}{why}"
