@@ -41,6 +41,7 @@ struct scratch {
 		struct payload_event payload;
 		struct flow_event flow;
 		struct rounding_event rounding;
+		struct relay_event relay;
 		__u8 bytes[RECORD_BYTES + ARGS_BYTES];
 	};
 };

@@ -30,8 +30,14 @@ struct flow {
 	struct totals totals; /* since the last report */
 	__u32 base[2];        /* TCP sequence number of the first byte */
 	__u32 records[2];
-	__u32 silent;   /* nothing more to hand up: one bit for each direction */
-	__u32 accepted; /* somebody else opened it */
+	__u32 silent;     /* nothing more to hand up: one bit for each direction */
+	__u8 accepted;    /* somebody else opened it */
+	__u8 seen;        /* packets, where it is an end of no relay: see relay.bpf.h */
+	__u8 patience;    /* packets until it is none any more, unless it relays */
+	__u8 relay_flags; /* enum relay_flags */
+	__u64 outer;      /* cookie of the connection whose inner end it may be */
+	__u32 denied;     /* none of it leaves */
+	__u32 reserved;
 };
 
 struct {
@@ -111,7 +117,7 @@ static __always_inline void fill_owner(struct scratch *scratch, const struct flo
 	header->tgid = flow->tgid;
 	header->uid = flow->uid;
 	header->kind = kind;
-	header->flags = 0;
+	header->flags = flow->accepted ? FLAG_ACCEPTED : 0;
 }
 
 static __always_inline void send_totals(const struct flow *flow, const struct totals *sum, __u32 closed)

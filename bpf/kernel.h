@@ -60,6 +60,8 @@ struct in6_addr {
 	} in6_u;
 };
 
+struct cgroup;
+
 struct sock_common {
 	__u32 skc_daddr;
 	__u32 skc_rcv_saddr;

@@ -3,14 +3,17 @@
  * every socket, however it was connected (kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb). Once a flow's first
  * words are known a packet costs one look-up and two additions. */
 #include "answers.bpf.h"
+#include "relay.bpf.h"
 
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
 #define TCP_FIN_WAIT1 4
 #define TCP_CLOSE 7
 #define TCP_CLOSE_WAIT 8
 #define TCP_LAST_ACK 9
 #define SHUTDOWN_BOTH 3 /* SHUTDOWN_MASK in include/net/sock.h */
+#define DENY 0
 #define ALLOW 1
 
 #define STREAM_BYTES 4096    /* of each direction are handed up */
@@ -18,7 +21,6 @@
 #define DATAGRAMS 6          /* of each direction, to and from one remote address */
 #define CHUNK_BYTES 4096
 #define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
-#define BARE_BYTES 92          /* a packet no longer than this may be an acknowledgement alone */
 
 /* Raw and ping sockets that a process made. The kernel's own, which answer ICMP, pass no sock_create hook. */
 struct {
@@ -29,7 +31,7 @@ struct {
 } made_raw SEC(".maps");
 
 /* What no hook saw connect (fast open, raw and ICMP sockets, MPTCP's own subflows) its first packet reports. */
-static __always_inline void report_unless_known(const struct flow *flow)
+static __always_inline void report_unless_known(const struct flow *flow, const struct judgement *judged)
 {
 	const struct flow_ends *ends = &flow->ends;
 	struct repeat_key key = {.kind = EVENT_CONNECT, .port = ends->remote_port};
@@ -37,7 +39,7 @@ static __always_inline void report_unless_known(const struct flow *flow)
 	struct scratch *scratch;
 
 	fill_key(&key);
-	key.more = ends->protocol << 8 | ends->family;
+	key.more = connect_more(ends->protocol, ends->family, judged);
 	__builtin_memcpy(key.what, ends->remote, sizeof(key.what));
 	if (bpf_map_lookup_elem(&repeats, &key))
 		return;
@@ -45,9 +47,32 @@ static __always_inline void report_unless_known(const struct flow *flow)
 	scratch = begin_connect(&key, 0);
 	if (!scratch)
 		return;
+	fill_judgement(&scratch->origin, judged);
 	__builtin_memcpy(scratch->connect.source, ends->local, sizeof(ends->local));
 	scratch->connect.source_port = ends->local_port;
 	send(scratch, URGENT);
+}
+
+/* Whether somebody else opened a connection that is older than we are: then a listener has its port. */
+static __always_inline bool was_accepted(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct bpf_sock_tuple tuple = {};
+	__u32 size = sizeof(tuple.ipv4);
+	struct bpf_sock *sock;
+
+	if (skb->protocol == bpf_htons(0x0800)) {
+		bpf_skb_load_bytes(skb, 12, &tuple.ipv4.daddr, 4);
+		tuple.ipv4.dport = bpf_htons(packet->local_port);
+	} else {
+		size = sizeof(tuple.ipv6);
+		bpf_skb_load_bytes(skb, 8, tuple.ipv6.daddr, 16);
+		tuple.ipv6.dport = bpf_htons(packet->local_port);
+	}
+	sock = bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0); /* from nobody: finds a listener alone */
+	if (!sock)
+		return false;
+	bpf_sk_release(sock);
+	return true;
 }
 
 /* The first packet of a connection or datagram leaves while its sender runs; so current is the one. A connection
@@ -56,23 +81,29 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	bool begins = packet->protocol != IPPROTO_TCP || (packet->syn && !packet->ack);
+	struct judgement judged;
 
 	fill_ends(skb, &flow->ends, packet, OUTBOUND);
-	flow->began = bpf_ktime_get_boot_ns();
+	if (!flow->began)
+		flow->began = bpf_ktime_get_boot_ns();
 	flow->reported = bpf_ktime_get_coarse_ns();
 	flow->said = flow->reported;
 	flow->cgroup_id = bpf_skb_cgroup_id(skb);
 	if (!begins) {
 		flow->silent = 3;
-		flow->accepted = 1;
+		flow->accepted = flow->accepted || was_accepted(skb, packet);
 	}
 	if (!task->mm || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
 		return;
 	flow->start = task->group_leader->start_boottime;
 	flow->tgid = task->tgid;
 	flow->uid = bpf_get_current_uid_gid();
-	if (begins)
-		report_unless_known(flow);
+	if (!begins)
+		return;
+	judged = judge_egress(flow->cgroup_id, flow->tgid, (__u32 *)flow->ends.remote, flow->ends.family,
+	                      flow->ends.remote_port);
+	flow->denied = judged.denied;
+	report_unless_known(flow, &judged);
 }
 
 /* A process may begin this many flows a second to one end with the same word and have each looked at: a busy client
@@ -149,21 +180,17 @@ static __always_inline void look_stream(struct __sk_buff *skb, struct flow *flow
 }
 
 /* Remember who spoke to whom without having been asked: see fill_prompt. */
-static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enum direction way)
+static __always_inline void listen(struct flow *flow, enum direction way, __u64 now)
 {
 	struct heard_key key = {.start = flow->start, .who = flow->tgid};
-	__u64 now = bpf_ktime_get_coarse_ns();
-	struct packet packet = {};
 	struct heard heard = {};
 
-	if (way == INBOUND && now - flow->said < ANSWER_NS)
-		return;
-	if (skb->len <= BARE_BYTES && (!parse(skb, way, &packet) || !packet.length))
-		return;
 	if (way == OUTBOUND) {
 		flow->said = now;
 		return;
 	}
+	if (now - flow->said < ANSWER_NS)
+		return;
 	heard.time = bpf_ktime_get_boot_ns();
 	heard.port = flow->ends.remote_port;
 	heard.family = flow->ends.family;
@@ -174,13 +201,25 @@ static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enu
 	bpf_map_update_elem(&unasked, &key, &heard, BPF_ANY);
 }
 
-static __always_inline bool is_loopback(const struct flow_ends *ends)
+/* What a connection carries, where it may be an end of a relay. */
+static __always_inline void follow(struct __sk_buff *skb, struct flow *flow, enum direction way)
 {
-	const __u32 *remote = (const __u32 *)ends->remote;
+	struct packet packet = {};
+	__u64 now;
 
-	if (ends->family == AF_INET)
-		return ends->remote[0] == 127;
-	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);
+	if (!flow->relay_flags && (++flow->seen & 15) == 4)
+		watch(flow, bpf_ktime_get_coarse_ns(), false);
+	if (!(flow->relay_flags & (RELAY_OUTER | RELAY_INNER)))
+		return;
+	if (!parse(skb, way, &packet) || !packet.length)
+		return;
+	now = bpf_ktime_get_coarse_ns();
+	if (flow->relay_flags & RELAY_OUTER) {
+		listen(flow, way, now);
+		follow_outer(skb, flow, &packet, way, now);
+	}
+	if (flow->relay_flags & RELAY_INNER)
+		follow_inner(skb, flow, &packet, way, now);
 }
 
 static __always_inline struct flow *new_datagrams(struct __sk_buff *skb, const struct datagram_key *key,
@@ -195,14 +234,14 @@ static __always_inline struct flow *new_datagrams(struct __sk_buff *skb, const s
 	return bpf_map_lookup_elem(&datagrams, key);
 }
 
-static __always_inline void look_datagram(struct __sk_buff *skb, enum direction way)
+static __always_inline int look_datagram(struct __sk_buff *skb, enum direction way)
 {
 	struct datagram_key key = {};
 	struct packet packet = {};
 	struct flow *flow;
 
 	if (!parse(skb, way, &packet))
-		return;
+		return ALLOW;
 	key.cookie = bpf_get_socket_cookie(skb);
 	load_address(skb, way == OUTBOUND ? 16 : 12, way == OUTBOUND ? 24 : 8, key.remote);
 	key.port = packet.remote_port;
@@ -210,19 +249,22 @@ static __always_inline void look_datagram(struct __sk_buff *skb, enum direction 
 	flow = bpf_map_lookup_elem(&datagrams, &key);
 	if (!flow) {
 		if (way == INBOUND)
-			return; /* somebody else began to talk to us */
+			return ALLOW; /* somebody else began to talk to us */
 		flow = new_datagrams(skb, &key, &packet);
 		if (!flow)
-			return;
+			return ALLOW;
 	}
+	if (flow->denied)
+		return DENY;
 	if (way == INBOUND && packet.remote_port == DNS_PORT)
 		heed_answer(skb, flow, packet.payload);
 	flow->said = bpf_ktime_get_coarse_ns();
 	add(flow, skb, way);
 	if (flow->records[way] >= DATAGRAMS && packet.remote_port != DNS_PORT)
-		return;
+		return ALLOW;
 	flow->records[way]++;
 	hand_up(skb, flow, &packet, way, 0);
+	return ALLOW;
 }
 
 /* What we did not see opened is watched once it is no short exchange: of those there are most, and the kernel's own
@@ -244,15 +286,17 @@ static __always_inline void add_past(struct flow *flow, const struct bpf_tcp_soc
 		tcp->bytes_acked + (tcp->snd_nxt - tcp->snd_una) + (tcp->segs_out - current) * headers;
 }
 
-static __always_inline struct flow *new_stream(struct __sk_buff *skb, struct bpf_sock *sock, enum direction way)
+/* `flow`: what on_state has noted of it, if anything. */
+static __always_inline struct flow *new_stream(struct __sk_buff *skb, struct bpf_sock *sock, struct flow *flow,
+                                               enum direction way)
 {
+	bool is_noted = flow != NULL;
 	struct bpf_tcp_sock *tcp = NULL;
 	struct packet packet = {};
-	struct flow *flow;
 
 	if (way == INBOUND)
 		return NULL;
-	if (sock->state != TCP_SYN_SENT) {
+	if (sock->state != TCP_SYN_SENT && !is_noted) {
 		if (sock->state != TCP_ESTABLISHED && sock->state != TCP_CLOSE_WAIT)
 			return NULL; /* a listener, or told already */
 		tcp = bpf_tcp_sock(sock);
@@ -265,8 +309,18 @@ static __always_inline struct flow *new_stream(struct __sk_buff *skb, struct bpf
 	if (!flow)
 		return NULL;
 	begin(skb, flow, &packet);
-	if (tcp)
+	if (tcp) {
 		add_past(flow, tcp, skb->gso_segs ? skb->gso_segs : 1);
+		/* When it was accepted its cgroup held no connection to another host, or on_state had noted it. */
+		if (flow->accepted && tcp->segs_in + tcp->segs_out < SHORT_SURELY)
+			flow->relay_flags = RELAY_NONE;
+	}
+	if (!flow->accepted && !is_own(&flow->ends))
+		flow->relay_flags = RELAY_OUTER;
+	if (!(flow->relay_flags & RELAY_NONE))
+		watch(flow, flow->reported, !flow->accepted);
+	if (flow->relay_flags & RELAY_OUTER)
+		hold(flow, 0);
 	return flow;
 }
 
@@ -282,21 +336,43 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		return ALLOW;
 	if (sock->protocol != IPPROTO_TCP) {
 		if (sock->protocol == IPPROTO_UDP || bpf_sk_storage_get(&made_raw, sock, NULL, 0))
-			look_datagram(skb, way);
+			return look_datagram(skb, way);
 		return ALLOW;
 	}
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
-	if (!flow) {
-		flow = new_stream(skb, sock, way);
+	if (!flow || !flow->ends.cookie) {
+		flow = new_stream(skb, sock, flow, way);
 		if (!flow)
 			return ALLOW;
 	}
+	if (flow->denied)
+		return DENY;
 	add(flow, skb, way);
-	if (!is_loopback(&flow->ends))
-		listen(skb, flow, way);
+	follow(skb, flow, way);
 	if (!(flow->silent & 1 << way))
 		look_stream(skb, flow, way);
 	return ALLOW;
+}
+
+/* Whether the packet's cgroup is cut off and may not send it: what was open before is, too. */
+static __always_inline bool is_cut_off(struct __sk_buff *skb)
+{
+	const struct brakes *set = the_brakes();
+	struct flow_ends ends = {};
+	struct packet packet = {};
+	struct policy *policy;
+	__u64 cgroup_id;
+
+	if (!set || !set->isolated)
+		return false;
+	cgroup_id = bpf_skb_cgroup_id(skb);
+	policy = bpf_map_lookup_elem(&policies, &cgroup_id);
+	if (!policy || !(policy->state & STATE_ISOLATED))
+		return false;
+	if (!parse(skb, OUTBOUND, &packet))
+		return true;
+	fill_ends(skb, &ends, &packet, OUTBOUND);
+	return !may_reach(ISOLATION, (__u32 *)ends.remote, ends.family, ends.remote_port);
 }
 
 SEC("cgroup/sock_create")
@@ -341,6 +417,8 @@ int on_release(struct bpf_sock *sock)
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
+	if (is_cut_off(skb))
+		return DENY;
 	return look(skb, OUTBOUND);
 }
 
@@ -411,9 +489,19 @@ int BPF_PROG(on_state, struct sock *sock, int before, int after)
 {
 	struct flow *flow;
 
+	/* Where it may be an end of a relay it matters when it was accepted. */
+	if (before == TCP_SYN_RECV && after == TCP_ESTABLISHED && may_relay(sock->sk_cgrp_data.cgroup->kn->id)) {
+		flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (flow) {
+			flow->accepted = true;
+			flow->began = bpf_ktime_get_boot_ns();
+		}
+	}
 	if (after != TCP_CLOSE && after != TCP_FIN_WAIT1 && after != TCP_LAST_ACK)
 		return 0;
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
+	if (flow && !flow->ends.cookie)
+		flow = NULL; /* it was accepted and has sent nothing yet */
 	if (flow && after == TCP_CLOSE)
 		settle(flow, before == TCP_SYN_SENT ? CLOSED_REFUSED : CLOSED);
 	if (!flow && (before == TCP_ESTABLISHED || before == TCP_CLOSE_WAIT) && sock->sk_protocol == IPPROTO_TCP)

@@ -21,6 +21,7 @@ enum event_kind {
 	EVENT_PAYLOAD,
 	EVENT_FLOW,
 	EVENT_ROUNDING,
+	EVENT_RELAY,
 	EVENT_KINDS,
 };
 
@@ -34,6 +35,7 @@ enum event_flags {
 	FLAG_LEFT = 64,         /* moved out of the cgroup whose policy holds for it */
 	FLAG_STDIO_FED = 128,   /* standard input and output each have another end here: pipe, pty, unix socket */
 	FLAG_STDIO_PIPED = 256, /* and neither is a pty */
+	FLAG_ACCEPTED = 512,    /* a flow that somebody else opened */
 };
 
 /* Counted per CPU and per event kind: slot = kind * COUNTERS + counter. */
@@ -163,6 +165,33 @@ struct rounding_event {
 	__u64 span;      /* from the first sample to the last, ns */
 	__u32 counts[3]; /* samples down, up, toward zero */
 	__u32 changes;   /* how many differ from the one before */
+};
+
+enum relay_flags {
+	RELAY_ACCEPTED = 1, /* the inner connection was opened by somebody else */
+	RELAY_SHARED = 2,   /* it is another process's of the cgroup */
+	RELAY_PROMPTED = 4, /* it was opened when the outer one had just spoken */
+	RELAY_OUTER = 8,    /* of a flow: it may be an outer one */
+	RELAY_INNER = 16,   /* of a flow: it may be an inner one */
+	RELAY_NONE = 32,    /* of a flow: it is neither */
+};
+
+/* What comes in on an outer connection goes out on an inner one, and the answer back. The header's task holds the
+ * outer one. */
+struct relay_event {
+	struct header header;
+	struct flow_ends outer, inner;
+	__u64 inner_start; /* with inner_tgid: the process that holds the inner one; 0 where unknown */
+	__u64 bytes_in;    /* relayed from the outer connection to the inner one, without framing */
+	__u64 bytes_out;
+	__u32 inner_tgid;
+	__u32 inner_flags; /* enum relay_flags */
+	__u32 exchanges;   /* bursts after which something went out, of the way that has fewer */
+	__u32 turns;       /* so, of those that went out as they came */
+	__u32 large;       /* as turns, of those of 256 bytes or more */
+	__u32 verbatim;    /* and of those that ended in the very same bytes */
+	__u32 missed;      /* bursts on either connection that were not relayed */
+	__u32 reserved;
 };
 
 enum end_kind {

@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sensor.agents_file import DEFAULT_AGENTS_DIR
+from sensor.address import Address, Escalate, address_faults
+from sensor.agents_file import DEFAULT_AGENTS_DIR, parse_destination
 from sensor.duration import seconds
 from sensor.faults import Fault, FaultsError
 from sensor.structure import convert
-from sensor.verdict import Mode
+from sensor.verdict import Level, Mode
 from sensor.yamlfile import Document, read
 
 DEFAULT_CONFIG = "/etc/hostbrake/sensor.yml"
@@ -55,6 +56,11 @@ def _days(number: int) -> None:
         raise ValueError(f"must be between 0 and 3650, not {number}")
 
 
+def _network(text: str) -> None:
+    if parse_destination(text).network is None:
+        raise ValueError(f"{text!r}: what is cut off can be let go to networks and addresses, not to names")
+
+
 def _address(text: str) -> None:
     ipaddress.ip_address(text)
 
@@ -89,10 +95,30 @@ def default_rules() -> list[str]:
     return [shipped_rules_dir(), *([LOCAL_RULES_DIR] if Path(LOCAL_RULES_DIR).is_dir() else [])]
 
 
+class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is told besides the agents' owners, and how often anybody is."""
+
+    operators: list[Address] = []
+    """Who is told of what belongs to no agent."""
+    escalate: Escalate | None = None
+    """Who is told where the operators do not acknowledge."""
+    level: Level = "high"
+    """Alerts below it notify nobody, unless something was done."""
+    incident_s: Annotated[int, _positive] = 600
+    """Alerts of a workload are one incident until none has come for so long."""
+    repeat_s: Annotated[int, _positive] = 600
+    """An incident that goes on is told again at most so often."""
+    owner_per_hour: Annotated[int, _positive] = 20
+    """Messages to each address of an owner."""
+    total_per_hour: Annotated[int, _positive] = 120
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that `hostbrake run` can be told."""
 
     mode: Mode = "monitor"
+    isolation_allow: list[Annotated[str, _network]] = []
+    """Where what is cut off may still go, and nowhere else: see `sensor.agents_file.parse_destination`."""
     resolvers: list[Annotated[str, _address]] | None = None
     """DNS servers whose answers say where a host is that an agent may reach by name; None: /etc/resolv.conf's."""
     rules: list[Annotated[str, _directory]] = msgspec.field(default_factory=default_rules)
@@ -122,6 +148,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """How long a frozen workload waits for an answer, after which it is denied; an agent's file may say otherwise."""
     alert_window_s: Annotated[int, _window] = 60
     """For so many seconds after an alert equal ones are counted, and then written as one; 0: each is written."""
+    notify: Notify | None = Notify()
+    """None: nobody is told anything."""
 
 
 _PATHS = ("alerts", "events", "agents", "cgroup_root", "state_dir", "control_socket", "pin_dir")
@@ -165,7 +193,17 @@ def _from_file(path: str, faults: list[Fault]) -> Config | None:
     document = documents[0] if documents else Document({}, {})
     if document.data is None:  # only comments
         document.data = {}
-    return convert(document, Config, path, faults)
+    config = convert(document, Config, path, faults)
+    if config is not None and config.notify is not None:
+        faults += address_faults(_addresses(config.notify), document, path)
+    return config
+
+
+def _addresses(notify: Notify) -> list[tuple[tuple[str, ...], list[str]]]:
+    found: list[tuple[tuple[str, ...], list[str]]] = [(("notify", "operators"), notify.operators)]
+    if notify.escalate is not None:
+        found.append((("notify", "escalate", "notify"), notify.escalate.notify))
+    return found
 
 
 def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,8 +103,10 @@ class Drills:
         self._due = 0.0
 
     def use(self, files: Iterable[AgentFile]) -> None:
-        """These are the agents from now on."""
+        """These are the agents from now on; a drill goes on."""
         self._files = list(files)
+        if self._drills:
+            self._changed()
 
     def files(self) -> list[AgentFile]:
         """All agents, and the doubles of those in a drill."""

@@ -115,28 +115,26 @@ def configured(agents_dir: Path | None, config: Path | None) -> tuple[Path, list
 
 
 def _unresolved(wanted: list[AgentFile]) -> list[str]:
-    """Matches that name no cgroups, which this command therefore cannot find."""
+    """Matches that name no cgroups, or that nobody here could tell."""
+    from sensor.cli.owners import told_forms
+
+    told = told_forms(wanted)
     return [
         f"whatever of {file.agent} only `{match.form}: {match.pattern}` matches: it cannot be told from cgroups"
         for file in wanted
         for match in file.match
-        if match.form not in ("cgroup", "systemd")
+        if match.form not in told
     ]
 
 
 def _find(
     root: CgroupRoot, scope: str, files: list[AgentFile], wanted: set[str], *, guards: Guards, found: Found
 ) -> None:
-    from sensor.context.agents import Agents
+    from sensor.cli.owners import owners_of
     from sensor.context.workload import parse
     from sensor.respond.plan import is_workload
 
-    matched = Agents(files)
-    owners: dict[str, str] = {}
-    for path in [scope, *root.below(scope)]:
-        owner = matched.of_cgroup(path, parse(path))
-        if owner is not None:
-            owners[path] = owner.agent
+    owners = owners_of(Path(root.mount), files, [scope, *root.below(scope)])
     for path in _topmost(root, owners, wanted, found):
         for target in _workloads(root, path):
             refusal = guards.refusal(target, workload=is_workload(target, parse(target).container_id))

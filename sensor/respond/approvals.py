@@ -89,6 +89,10 @@ class Approvals:
             file.agent: Asks(frozenset(file.approve), seconds(file.approve_within or within)) for file in files
         }
 
+    def plan_with(self, planner: Planner) -> None:
+        """What is protected may be other cgroups now."""
+        self._planner = planner
+
     @property
     def mode(self) -> Mode:
         return self._executor.mode

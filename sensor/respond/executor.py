@@ -22,6 +22,7 @@ from sensor.respond import process
 from sensor.respond.act import BOUND_S, POLL_S, Act, FreezeCgroups, KillCgroups, KillProcess, ThawCgroups, survived
 from sensor.respond.cgroupfs import Cgroup, CgroupRoot
 from sensor.respond.guards import Guards
+from sensor.respond.isolation import IsolateCgroups, Isolation
 from sensor.respond.plan import Plan, Planner, Target
 from sensor.verdict import Action, Mode, Outcome, OutcomeName, Scope, Verdict
 
@@ -108,10 +109,22 @@ class Executor:
         self._planner = planner
         self._guards = guards
         self._intend = intend
+        self._isolation: Isolation | None = None
         self._kills: deque[float] = deque(maxlen=kills_per_minute)
         self._jobs: dict[object, _Job] = {}
         self._waiting: list[tuple[Pending, _Job]] = []
         self._epoll = select.epoll()
+
+    def use(self, planner: Planner, guards: Guards, mode: Mode, kills_per_minute: int) -> None:
+        """From the next verdict on."""
+        self.mode = mode
+        self._planner = planner
+        self._guards = guards
+        self._kills = deque(self._kills, maxlen=kills_per_minute)
+
+    def isolate_with(self, isolation: Isolation) -> None:
+        """What carries out `isolate`."""
+        self._isolation = isolation
 
     def begin(self, verdict: Verdict) -> Outcome | Pending:
         """Do what `verdict` asks for, or say why not. Raises nothing for what the kernel or a process does."""
@@ -229,8 +242,8 @@ class Executor:
         elif not cgroups and plan.cgroups:
             reasons.append("the cgroup is gone; only the process and its descendants")
         return _Job(
-            self._freezing(cgroups, offender, plan)
-            if plan.action == "freeze"
+            self._whole(cgroups, offender, plan)
+            if plan.action in ("freeze", "isolate")
             else self._target(cgroups, offender, freeze, ended),
             action="freeze" if freeze else plan.action,
             scope=plan.scope if cgroups else "process",
@@ -246,12 +259,16 @@ class Executor:
             os.close(offender[1])
         return FreezeCgroups(cgroups)
 
-    @staticmethod
-    def _freezing(cgroups: list[Cgroup], offender: tuple[int, int] | None, plan: Plan) -> Act:
+    def _whole(self, cgroups: list[Cgroup], offender: tuple[int, int] | None, plan: Plan) -> Act:
+        """What is done to whole cgroups alone."""
         if offender is not None:
             os.close(offender[1])
         if not cgroups and not plan.thaw:
             raise FileNotFoundError(errno.ENOENT, "it is gone")
+        if plan.action == "isolate":
+            if self._isolation is None:
+                raise OSError(errno.EOPNOTSUPP, "there are no kernel programs to do it")
+            return IsolateCgroups(cgroups, self._isolation)
         return ThawCgroups(cgroups) if plan.thaw else FreezeCgroups(cgroups)
 
     def _open(self, targets: tuple[Target, ...], held: contextlib.ExitStack) -> list[Cgroup]:

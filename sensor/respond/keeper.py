@@ -43,6 +43,10 @@ class Keeper:
         self.shared: set[str] = set()
         """Cgroups that hold others than what is held: to freeze them would stop these."""
 
+    def guard(self, guards: Guards) -> None:
+        """Replaces the guards."""
+        self._guards = guards
+
     def held(self) -> list[str]:
         """For `status`."""
         return [str(target) for target in sorted(self._holds)]

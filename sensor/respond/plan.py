@@ -12,9 +12,6 @@ from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.guards import Guards
 from sensor.verdict import Action, Scope, Verdict
 
-AVAILABLE: frozenset[Action] = frozenset({"alert", "kill", "freeze", "deny"})
-"""What the executor can do so far."""
-
 _SLURM_JOB = re.compile(r"/.*?slurmstepd\.scope/job_[^/]+(?=/|$)", re.DOTALL)
 _SLURM_USER = re.compile(_SLURM_JOB.pattern + r"/step_[^/]+/user(?=/|$)", re.DOTALL)
 
@@ -60,8 +57,6 @@ class Planner:
         rule, event = verdict.rule, verdict.event
         if rule.action == "alert":
             return Plan(action="alert", scope=rule.scope)
-        if rule.action not in AVAILABLE:
-            return self._refused(verdict, f"{rule.action} is not available yet")
         if rule.action == "deny" and not isinstance(event, ProcessCreation):
             return self._refused(verdict, "it has happened; only a limit in an agent's file denies it in time")
         if rule.scope == "process" or rule.action == "deny":
@@ -111,8 +106,9 @@ class Planner:
         refusal = self._guards.process_refusal(event.process_id)
         if refusal:
             return self._refused(verdict, _joined(why, refusal))
-        if verdict.rule.action == "freeze":
-            return self._refused(verdict, _joined(why, "only whole cgroups are frozen"))
+        if verdict.rule.action in ("freeze", "isolate"):
+            done = "frozen" if verdict.rule.action == "freeze" else "cut off"
+            return self._refused(verdict, _joined(why, f"only whole cgroups are {done}"))
         reason = f"{why}; only the process and its descendants" if why else None
         return Plan(action=verdict.rule.action, scope="process", process=event.process_guid, reason=reason)
 

@@ -234,3 +234,43 @@ def test_who_accepts_is_not_handed_up(backend: CoreBackend, echo4: tuple[int, st
         sock.sendall(b"to the server")
         sock.recv(100)
     assert not [e for e in said(backend, local) if isinstance(e, Payload)]
+
+
+def test_who_opened_a_flow(backend: CoreBackend, echo: tuple[int, str, int]) -> None:
+    family, address, port = echo
+    with socket.socket(family) as sock:
+        sock.connect((address, port))
+        local = sock.getsockname()[1]
+        sock.sendall(b"to the server")
+        sock.recv(100)
+    opened, accepted = sides(backend, port, local)
+    assert not opened.accepted and accepted.accepted
+
+
+def test_who_opened_a_flow_that_is_older_than_the_sensor(echo: tuple[int, str, int]) -> None:
+    family, address, port = echo
+    with socket.socket(family) as sock:
+        sock.connect((address, port))
+        local = sock.getsockname()[1]
+        sock.sendall(b"before anybody looked")
+        sock.recv(100)
+        backend = CoreBackend(cgroup2_mount(), [])
+        sock.sendall(b"and since")
+        sock.recv(100)
+    try:
+        opened, accepted = sides(backend, port, local)
+        assert not opened.accepted and accepted.accepted
+    finally:
+        backend.close()
+
+
+def sides(backend: CoreBackend, port: int, local: int) -> tuple[FlowTotals, FlowTotals]:
+    """The totals of a flow from `local` to `port`, as either side's."""
+    found: dict[int, FlowTotals] = {}
+    until = time.monotonic() + 30
+    while len(found) < 2 and time.monotonic() < until:
+        for event in map(decode, backend.read()):
+            if isinstance(event, FlowTotals) and {event.ends.remote_port, event.ends.local_port} == {port, local}:
+                found[event.ends.remote_port] = event
+        time.sleep(0.01)
+    return found[port], found[local]

@@ -146,10 +146,10 @@ def test_agent_scope_in_slurm_is_every_step_and_never_the_job(root: CgroupRoot) 
     }
 
 
-@pytest.mark.parametrize("action", ["isolate"])
-def test_what_is_not_available_yet_is_refused(root: CgroupRoot, action: Action) -> None:
-    plan = planned(root, event_at("/x"), action=action)
-    assert plan.refused and plan.reason == f"{action} is not available yet"
+@pytest.mark.parametrize("action", ["isolate", "freeze"])
+def test_what_is_done_to_whole_cgroups_is_refused_for_a_process(root: CgroupRoot, action: Action) -> None:
+    plan = planned(root, event_at(None), action=action)
+    assert plan.refused and plan.reason and "only whole cgroups" in plan.reason
 
 
 def test_only_cgroups_are_frozen(root: CgroupRoot) -> None:
