@@ -71,16 +71,22 @@ def to_alert(verdict: Verdict, outcome: Outcome) -> dict[str, Any]:
 def reason(verdict: Verdict) -> str:
     """Who did what, where, and by which rule, in one sentence of printable characters."""
     event = verdict.event
+    where = _workload_in_words(event)
+    rule = _quoted(verdict.rule.title, _QUOTE_LENGTH)
+    text = f"{sentence(event)}{f' in {where}' if where else ''}: {rule}"
+    if verdict.detail:
+        text += f" ({_quoted(verdict.detail, _QUOTE_LENGTH)})"
+    return text if len(text) <= _REASON_LENGTH else text[: _REASON_LENGTH - 1] + "…"
+
+
+def sentence(event: AnyEvent) -> str:
+    """Who did what, in printable characters."""
     who = _quoted(_base_name(event.image) or "a process", _SHORT_LENGTH)
     if event.process_id is not None:
         who += f" (pid {event.process_id}{f', {_quoted(event.user, _SHORT_LENGTH)}' if event.user else ''})"
     if event.agent:
         who += f" of agent {_quoted(event.agent, _SHORT_LENGTH)}"
-    where = _workload_in_words(event)
-    text = f"{who} {_deed(event)}{f' in {where}' if where else ''}: {_quoted(verdict.rule.title, _QUOTE_LENGTH)}"
-    if verdict.detail:
-        text += f" ({_quoted(verdict.detail, _QUOTE_LENGTH)})"
-    return text if len(text) <= _REASON_LENGTH else text[: _REASON_LENGTH - 1] + "…"
+    return f"{who} {_deed(event)}"
 
 
 def _deed(event: AnyEvent) -> str:
