@@ -19,6 +19,7 @@ COMMANDS = {
     "learn": "what an agent was seen to do, as an agents file",
     "kill": "stop an agent or a cgroup now; exits 0 only when nothing is left alive",
     "audit": "verify, show and export the record of what the sensor saw and did",
+    "report": "how long until we knew, and until it was stopped: by agent, owner and rule; drills, incidents",
     "demo": "the incident, staged in throwaway cgroups against a live sensor",
 }
 """Command -> its line in --help. `sensor.cli.NAME` holds it, and is imported only when it is called: `kill` has to

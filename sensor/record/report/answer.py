@@ -25,8 +25,9 @@ def answer(report: Report) -> Answer:
     """Real responses count; drills only where there were none."""
     known, known_by = _measured(report.overall.known, report.drills.known, "alert")
     stopped, stopped_by = _measured(report.overall.stopped, report.drills.stopped, "response")
-    monitors = report.watch.mode == "monitor"
-    return Answer(_sentence(known, stopped, monitors), _basis(known_by, stopped_by), known, stopped, _caveats(report))
+    sentence = _sentence(known, stopped, report.watch.mode == "monitor")
+    said = sentence[0].upper() + sentence[1:]
+    return Answer(said, _basis(known_by, stopped_by), known, stopped, _caveats(report))
 
 
 def _measured(real: Latency, drilled: Latency, what: str) -> tuple[Latency | None, str]:
@@ -49,8 +50,7 @@ def _sentence(known: Latency | None, stopped: Latency | None, monitors: bool) ->
 def _basis(known: str, stopped: str) -> str:
     if not known and not stopped:
         return "Nothing was measured in this period: no response and no drill."
-    parts = [f"known: {known}" if known else "", f"stopped: {stopped}" if stopped else ""]
-    return f"Medians, measured on {'; '.join(filter(None, parts))}."
+    return f"Medians of {' and '.join(dict.fromkeys(filter(None, (known, stopped))))}."
 
 
 def _caveats(report: Report) -> list[str]:
@@ -65,7 +65,7 @@ def _caveats(report: Report) -> list[str]:
     if deeds.pending:
         found.append(f"{deeds.pending:,} frozen and waiting for a decision.")
     if report.losses:
-        found.append(f"Losses of {len(report.losses):,} kinds are on record: what was lost could not be judged.")
+        found.append("There were losses, which are listed below: what was lost could not be judged.")
     if report.crowded_out:
         found.append("There was more than this report holds; what was left out is counted below.")
     if report.trail.unreadable:

@@ -99,7 +99,7 @@ class Cases:
         given = text(record, "incident")
         key = f"incident {given}" if given else f"agent {agent}" if agent else f"cgroup {cgroup}"
         incident = self._open.get(key)
-        if incident is None or parse_rfc3339(record["time"]) - parse_rfc3339(incident.last) > QUIET_NS:
+        if incident is None or abs(parse_rfc3339(record["time"]) - parse_rfc3339(incident.last)) > QUIET_NS:
             incident = Incident(
                 id=alert,
                 agent=agent,

@@ -12,8 +12,8 @@ from sensor.record.report.model import Incident, Latency, Report, Row
 
 LANES = 12
 """Agents in one plot; the rest share a lane."""
-BINS = 90
-"""Places along the time axis where incidents are drawn."""
+_BIN = 12
+"""Incidents that are closer together than this share a mark."""
 LOWEST_MS = 0.01
 _HIGHEST_DECADE = 8
 _BINS_A_DECADE = 4
@@ -63,6 +63,7 @@ class Bar(msgspec.Struct, frozen=True):
     width: float
     height: float
     words: str
+    count: int = 0
 
 
 class Histogram(msgspec.Struct, frozen=True):
@@ -72,7 +73,6 @@ class Histogram(msgspec.Struct, frozen=True):
     ticks: list[Tick]
     bars: list[Bar]
     highest: int
-    top: float
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -177,8 +177,8 @@ def histogram(values: Sequence[float], every: Iterable[float], width: float, hei
             tall = max(2.0, (bottom - top) * number / highest)
             words = f"{number} of {len(values)} took {start:.3g} to {end:.3g} ms"
             wide = axis.x(end) - axis.x(start) - 2
-            bars.append(Bar(axis.x(start) + 1, round(bottom - tall, 1), round(wide, 1), round(tall, 1), words))
-    return Histogram(width, height, bottom, axis.ticks(), bars, highest, top)
+            bars.append(Bar(axis.x(start) + 1, round(bottom - tall, 1), round(wide, 1), round(tall, 1), words, number))
+    return Histogram(width, height, bottom, axis.ticks(), bars, highest)
 
 
 def timeline(report: Report, width: float, ticks: int) -> Timeline:
@@ -224,13 +224,14 @@ def _incident_marks(
     incidents: Iterable[Incident], lanes: dict[str, int], start: int, span: int, width: float
 ) -> list[Mark]:
     places: dict[tuple[int, int, int], int] = {}
+    bins = int(width // _BIN)
     for one in incidents:
-        place = int(min(max((parse_rfc3339(one.opened) - start) / span, 0), 1) * BINS)
+        place = int(min(max((parse_rfc3339(one.opened) - start) / span, 0), 1) * bins)
         key = (_MARKS.index(one.outcome), lanes[lane_of(one.agent)], place)
         places[key] = places.get(key, 0) + 1
     marks = []
     for (outcome, lane, place), number in sorted(places.items()):
-        x = _LEFT + 8 + place / BINS * (width - 2 * _LEFT - 16)
+        x = _LEFT + 8 + place / bins * (width - 2 * _LEFT - 16)
         radius = min(9.0, 4.5 + 1.5 * math.log2(number))
         words = f"{number} incident{'' if number == 1 else 's'}: {_MARKS[outcome]}"
         marks.append(Mark(round(x, 1), _TOP + lane * _ROW + 28, round(radius, 1), _MARKS[outcome], words))

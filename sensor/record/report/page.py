@@ -17,7 +17,8 @@ from markupsafe import Markup
 from sensor.faults import printable
 from sensor.record.report import charts
 from sensor.record.report.answer import QUESTION, answer
-from sensor.record.report.model import Report, Row
+from sensor.record.report.cases import NOT_STOPPED
+from sensor.record.report.model import Incident, Report, Row
 from sensor.record.report.words import duration
 
 INCIDENTS = 100
@@ -45,8 +46,7 @@ def render(report: Report, known: list[float], stopped: list[float]) -> str:
             question=QUESTION,
             style=Markup(style),
             policy=_policy(style),
-            incidents=report.incidents[:INCIDENTS],
-            outcomes=Counter(one.outcome for one in report.incidents),
+            incidents=_chosen(report.incidents),
             steps=STEPS,
             rows=ROWS,
             tables=_tables(report),
@@ -65,6 +65,11 @@ def render(report: Report, known: list[float], stopped: list[float]) -> str:
 def _policy(style: str) -> str:
     digest = base64.b64encode(sha256(style.encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+def _chosen(incidents: list[Incident]) -> list[Incident]:
+    """What was not stopped comes first, so that a thousand that were cannot hide it."""
+    return sorted(incidents, key=lambda one: one.outcome not in NOT_STOPPED)[:INCIDENTS]
 
 
 def _tables(report: Report) -> list[tuple[str, str, list[Row]]]:
@@ -106,12 +111,12 @@ def _harmless(value: object) -> object:
 
 
 def _duration(milliseconds: float | None) -> str:
-    return "–" if milliseconds is None else duration(milliseconds)
+    return "-" if milliseconds is None else duration(milliseconds)
 
 
 def _time(text: str | None) -> str:
     """To the second, as people read it; UTC."""
-    return "–" if not text else f"{text[:10]} {text[11:19]}"
+    return "-" if not text else f"{text[:10]} {text[11:19]}"
 
 
 def _short(text: str, length: int) -> str:
