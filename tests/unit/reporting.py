@@ -93,15 +93,15 @@ class Story:
 
 
 @contextmanager
-def story(state_dir: Path, patch: pytest.MonkeyPatch) -> Iterator[Story]:
+def story(state_dir: Path) -> Iterator[Story]:
     """A trail is written while this is open."""
     audit = Audit(state_dir)
     told = Story(audit)
-    patch.setattr(line, "time", told)
-    yield told
-    audit.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(line, "time", told)
+        yield told
+        audit.close()
     assert not audit.losses
-    patch.undo()
 
 
 def declared(*names: str) -> list[AgentFile]:
