@@ -260,7 +260,7 @@ def test_a_quiet_period_is_a_good_page(tmp_path: Path) -> None:
     with story(tmp_path) as told:
         told.at(-1).start()
     text = render(*report_of(tmp_path))
-    assert "Nothing happened in this period" in text and "Nothing was measured in this period" in text
+    assert "Nothing happened in this period" in text and "No alert and no response was measured in this period" in text
     assert "no incident, no drill, no time without a sensor" in text and "The answer holds." in text
 
 

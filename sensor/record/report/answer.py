@@ -60,6 +60,8 @@ def _caveats(report: Report) -> list[str]:
     if watch.gaps_in_all:
         times = "once" if watch.gaps_in_all == 1 else f"{watch.gaps_in_all:,} times"
         found.append(f"No sensor ran {times} in this period, {duration(watch.unwatched_s * 1000)} in all.")
+    if not report.drills.agents:
+        found.append("No agent is declared: nobody owns what runs here, and nothing can be drilled.")
     if deeds.would:
         found.append(f"{deeds.would:,} would have been stopped, but the sensor was in monitor mode.")
     if deeds.pending:

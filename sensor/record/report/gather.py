@@ -230,11 +230,11 @@ def _reasons(report: Report) -> Iterable[str]:
         )
     for number, what in (
         (deeds.failed, "failed"),
-        (deeds.unfinished, "has no end on record"),
-        (deeds.refused, "was refused, since a guard protects what it would have stopped"),
+        (deeds.unfinished, "began, with no end on record"),
+        (deeds.refused, "refused, since a guard protects what would have been stopped"),
     ):
         if number:
-            yield f"{number:,} {'response' if number == 1 else 'responses, each of which'} {what}."
+            yield f"{number:,} response{'' if number == 1 else 's'} {what}."
     states = Counter(one.state for one in report.drills.agents)
     late = states["never"] + states["overdue"]
     if late:

@@ -37,7 +37,7 @@ def render(report: Report, known: list[float], stopped: list[float]) -> str:
     """`known` and `stopped`: every measurement of the period, in milliseconds."""
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     every = [*known, *stopped]
-    return (
+    text = (
         _environment()
         .get_template("page.html.j2")
         .render(
@@ -60,6 +60,7 @@ def render(report: Report, known: list[float], stopped: list[float]) -> str:
             rule_ranges=charts.ranges([_titled(row) for row in report.rules], _CHART),
         )
     )
+    return text.strip() + "\n"
 
 
 def _policy(style: str) -> str:
