@@ -3,6 +3,8 @@
 PREFIX     ?= /usr
 SYSCONFDIR ?= /etc
 DESTDIR    ?=
+# Optional parts that `install` puts in: notify (apprise), gpu (NVML); `EXTRAS=` is none.
+EXTRAS     ?= notify
 LIBDIR      = $(PREFIX)/lib/hostbrake
 UNITDIR     = $(PREFIX)/lib/systemd/system
 SHAREDIR    = $(PREFIX)/share/hostbrake
@@ -111,6 +113,8 @@ $(OBJECT): $(PARTS)
 	$(BPFTOOL) gen object $@ $(PARTS)
 	$(LLVM_STRIP) -g $@
 
+OPTIONAL   = $(if $(EXTRAS),[$(EXTRAS)])
+SELF       = '.$(OPTIONAL)'
 TARGET_PIP = $(BIN)/pip --disable-pip-version-check --python "$(DESTDIR)$(LIBDIR)/bin/python3"
 
 # The venv is filled under DESTDIR but runs from LIBDIR, so whatever records its own path is written anew.
@@ -119,8 +123,8 @@ install: build ## into DESTDIR and PREFIX (/usr); an existing sensor.yml is kept
 	rm -rf build/lib "$(DESTDIR)$(LIBDIR)"
 	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)$(PREFIX)/lib" "$(DESTDIR)$(UNITDIR)"
 	@$(FIND_PYTHON); "$$python" -m venv --without-pip "$(DESTDIR)$(LIBDIR)"
-	$(TARGET_PIP) wheel -q -c constraints.txt -w "$(DESTDIR)$(LIBDIR)/wheels" .
-	$(TARGET_PIP) install -q --no-index --find-links "$(DESTDIR)$(LIBDIR)/wheels" --no-compile hostbrake
+	$(TARGET_PIP) wheel -q -c constraints.txt -w "$(DESTDIR)$(LIBDIR)/wheels" $(SELF)
+	$(TARGET_PIP) install -q --no-index --find-links "$(DESTDIR)$(LIBDIR)/wheels" --no-compile 'hostbrake$(OPTIONAL)'
 	rm -r "$(DESTDIR)$(LIBDIR)/wheels"
 	cd "$(DESTDIR)$(LIBDIR)/bin" && find . -type f -delete && { \
 		printf '%s\n' '#!$(LIBDIR)/bin/python3 -I' 'import sys' 'from sensor.cli.main import main' \

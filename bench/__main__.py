@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import match_bench, protocols_bench
 from sensor.cli.staging import Sensor, StageError, start_in, throwaway_cgroup
 from sensor.config import shipped_rules_dir
 from sensor.readiness import obstacle
@@ -26,6 +27,8 @@ STORMS = {"exec": 5_000, "connect": 20_000, "open": 200_000, "http": 20_000, "bu
 AIM_RATIO = {"exec": 1.03, "connect": 1.03, "open": 1.00, "http": 1 / 0.93, "bulk": 1 / 0.97}
 AIM_CPU_MS = {"exec": 35.0, "connect": 2.0}
 PROCESSES = 20
+PARTS = ("rules", "recogniser", "storms", "rest", "kills")
+KERNEL_PARTS = {"storms", "rest", "kills"}
 
 
 def main() -> None:
@@ -33,8 +36,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="rounds of storms (default 7)")
     parser.add_argument("--kills", type=int, default=200, help="automatic kills (default 200)")
     parser.add_argument("--idle", type=float, default=10.0, help="seconds of idleness (default 10)")
+    parser.add_argument("--only", choices=PARTS, action="append", help="this part alone; repeatable (default all)")
     options = parser.parse_args()
-    missing = obstacle()
+    parts = set(options.only or PARTS)
+    if "rules" in parts:
+        match_bench.main()
+    if "recogniser" in parts:
+        protocols_bench.main()
+    missing = obstacle() if parts & KERNEL_PARTS else None
     if missing:
         sys.exit(f"bench: {missing}")
     with tempfile.TemporaryDirectory(prefix="hostbrake-bench") as place:
@@ -42,9 +51,12 @@ def main() -> None:
         program = directory / "storms"
         source = Path(__file__).with_name("storms.c")
         subprocess.run(["gcc", "-O2", "-Wall", "-Werror", source, "-o", program], check=True)
-        bench_storms(directory, program, options.rounds)
-        bench_rest(directory, options.idle)
-        bench_kills(directory, options.kills)
+        if "storms" in parts:
+            bench_storms(directory, program, options.rounds)
+        if "rest" in parts:
+            bench_rest(directory, options.idle)
+        if "kills" in parts:
+            bench_kills(directory, options.kills)
 
 
 @contextlib.contextmanager

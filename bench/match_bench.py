@@ -1,8 +1,9 @@
-"""Microseconds per event for 10, 100 and 1,000 synthetic rules, none of which match: `python bench/match_bench.py`."""
+"""Microseconds per event for 10, 100 and 1,000 synthetic rules, none of which match: `python -m bench.match_bench`."""
 
 from __future__ import annotations
 
 import random
+import statistics
 import string
 import time
 
@@ -11,8 +12,9 @@ from sensor.match import ir
 from sensor.match.matcher import Matcher
 from sensor.verdict import RuleInfo
 
-EVENTS = 20_000
-ROUNDS = 7
+EVENTS = 5_000
+ROUNDS = 15
+AIM = 1.5
 
 
 def word(seed: random.Random) -> str:
@@ -67,27 +69,34 @@ def connect_event(seed: random.Random) -> AnyEvent:
     )
 
 
-def microseconds(matcher: Matcher, events: list[AnyEvent]) -> float:
-    """The best of several rounds: the machine's noise only ever adds."""
-    best = float("inf")
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        for event in events:
-            matcher.match(event)
-        best = min(best, time.perf_counter() - start)
-    return best / len(events) * 1e6
+def costs(counts: tuple[int, ...], events: dict[str, list[AnyEvent]], rounds: int) -> dict[tuple[int, str], float]:
+    """(rules, kind of event) -> microseconds of CPU per event, the median over rounds in which each has its turn."""
+    matchers = {count: Matcher(rules(count, random.Random(2))) for count in counts}
+    taken: dict[tuple[int, str], list[float]] = {(count, kind): [] for count in counts for kind in events}
+    for _ in range(rounds):
+        for (count, kind), times in taken.items():
+            match = matchers[count].match
+            start = time.thread_time()
+            for event in events[kind]:
+                match(event)
+            times.append((time.thread_time() - start) / len(events[kind]) * 1e6)
+    return {key: statistics.median(times) for key, times in taken.items()}
+
+
+def sample_events(count: int) -> dict[str, list[AnyEvent]]:
+    seed = random.Random(2)
+    return {"exec": [exec_event(seed) for _ in range(count)], "connect": [connect_event(seed) for _ in range(count)]}
 
 
 def main() -> None:
-    seed = random.Random(2)
-    kinds = {"exec": [exec_event(seed) for _ in range(EVENTS)], "connect": [connect_event(seed) for _ in range(EVENTS)]}
-    first: dict[str, float] = {}
-    for count in (10, 30, 100, 1000):
-        matcher = Matcher(rules(count, seed))
-        for kind, events in kinds.items():
-            cost = microseconds(matcher, events)
-            growth = cost / first.setdefault(kind, cost)
-            print(f"{count:5} rules  {kind:8} {cost:6.2f} µs per event  {growth:4.2f} times that of 10 rules")
+    counts = (10, 100, 1000)
+    taken = costs(counts, sample_events(EVENTS), ROUNDS)
+    print(f"{'rules':>7}{'exec µs':>10}{'connect µs':>12}{'mean µs':>10}{'growth':>9}{'aim':>6}")
+    first = sum(taken[10, kind] for kind in ("exec", "connect")) / 2
+    for count in counts:
+        both = taken[count, "exec"], taken[count, "connect"]
+        mean = sum(both) / 2
+        print(f"{count:>7}{both[0]:>10.2f}{both[1]:>12.2f}{mean:>10.2f}{mean / first:>9.2f}{AIM:>6.1f}")
 
 
 if __name__ == "__main__":

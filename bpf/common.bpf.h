@@ -41,6 +41,7 @@ struct scratch {
 		struct payload_event payload;
 		struct flow_event flow;
 		struct rounding_event rounding;
+		struct relay_event relay;
 		__u8 bytes[RECORD_BYTES + ARGS_BYTES];
 	};
 };
@@ -101,13 +102,18 @@ struct {
 	__type(value, __u64);
 } last_wake SEC(".maps") __weak;
 
-static __always_inline void count(__u32 kind, __u32 counter)
+static __always_inline void count_many(__u32 kind, __u32 counter, __u64 more)
 {
 	__u32 slot = kind * COUNTERS + counter, entry = 0;
 	__u64 *values = bpf_map_lookup_elem(&counters, &entry);
 
 	if (values && slot < EVENT_KINDS * COUNTERS)
-		__sync_fetch_and_add(&values[slot], 1); /* another program may preempt this one */
+		__sync_fetch_and_add(&values[slot], more); /* another program may preempt this one */
+}
+
+static __always_inline void count(__u32 kind, __u32 counter)
+{
+	count_many(kind, counter, 1);
 }
 
 static __always_inline struct scratch *scratch_take(__u32 kind)
@@ -257,9 +263,9 @@ static __always_inline void fill_key(struct repeat_key *key)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
-	key->start = BPF_CORE_READ(task, group_leader, start_boottime);
-	key->exec_id = BPF_CORE_READ(task, self_exec_id);
-	key->tgid = BPF_CORE_READ(task, tgid);
+	key->start = task->group_leader->start_boottime;
+	key->exec_id = task->self_exec_id;
+	key->tgid = task->tgid;
 	key->cgroup_id = bpf_get_current_cgroup_id();
 }
 

@@ -3,18 +3,24 @@
  * every socket, however it was connected (kernel/bpf/cgroup.c, __cgroup_bpf_run_filter_skb). Once a flow's first
  * words are known a packet costs one look-up and two additions. */
 #include "answers.bpf.h"
+#include "relay.bpf.h"
 
+#define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_FIN_WAIT1 4
 #define TCP_CLOSE 7
+#define TCP_CLOSE_WAIT 8
+#define TCP_LAST_ACK 9
+#define SHUTDOWN_BOTH 3 /* SHUTDOWN_MASK in include/net/sock.h */
+#define DENY 0
 #define ALLOW 1
 
 #define STREAM_BYTES 4096    /* of each direction are handed up */
 #define STREAM_SEGMENTS 1024 /* in at most so many records: a handshake sent byte by byte is still seen whole */
 #define DATAGRAMS 6          /* of each direction, to and from one remote address */
 #define CHUNK_BYTES 4096
-#define DNS_PORT 53
 #define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
-#define BARE_BYTES 92          /* a packet no longer than this may be an acknowledgement alone */
 
 /* Raw and ping sockets that a process made. The kernel's own, which answer ICMP, pass no sock_create hook. */
 struct {
@@ -24,30 +30,16 @@ struct {
 	__type(value, __u32);
 } made_raw SEC(".maps");
 
-/* A UDP socket talks to many: one flow for each remote end. */
-struct datagram_key {
-	__u64 cookie;
-	__u32 remote[4];
-	__u32 port;
-	__u32 protocol;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 16384);
-	__type(key, struct datagram_key);
-	__type(value, struct flow);
-} datagrams SEC(".maps");
-
 /* What no hook saw connect (fast open, raw and ICMP sockets, MPTCP's own subflows) its first packet reports. */
-static __always_inline void report_unless_known(const struct flow_ends *ends)
+static __always_inline void report_unless_known(const struct flow *flow, const struct judgement *judged)
 {
+	const struct flow_ends *ends = &flow->ends;
 	struct repeat_key key = {.kind = EVENT_CONNECT, .port = ends->remote_port};
-	struct repeat fresh = {.reported = bpf_ktime_get_boot_ns()};
+	struct repeat fresh = {.reported = flow->began};
 	struct scratch *scratch;
 
 	fill_key(&key);
-	key.more = ends->protocol << 8 | ends->family;
+	key.more = connect_more(ends->protocol, ends->family, judged);
 	__builtin_memcpy(key.what, ends->remote, sizeof(key.what));
 	if (bpf_map_lookup_elem(&repeats, &key))
 		return;
@@ -55,9 +47,32 @@ static __always_inline void report_unless_known(const struct flow_ends *ends)
 	scratch = begin_connect(&key, 0);
 	if (!scratch)
 		return;
+	fill_judgement(&scratch->origin, judged);
 	__builtin_memcpy(scratch->connect.source, ends->local, sizeof(ends->local));
 	scratch->connect.source_port = ends->local_port;
 	send(scratch, URGENT);
+}
+
+/* Whether somebody else opened a connection that is older than we are: then a listener has its port. */
+static __always_inline bool was_accepted(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct bpf_sock_tuple tuple = {};
+	__u32 size = sizeof(tuple.ipv4);
+	struct bpf_sock *sock;
+
+	if (skb->protocol == bpf_htons(0x0800)) {
+		bpf_skb_load_bytes(skb, 12, &tuple.ipv4.daddr, 4);
+		tuple.ipv4.dport = bpf_htons(packet->local_port);
+	} else {
+		size = sizeof(tuple.ipv6);
+		bpf_skb_load_bytes(skb, 8, tuple.ipv6.daddr, 16);
+		tuple.ipv6.dport = bpf_htons(packet->local_port);
+	}
+	sock = bpf_sk_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0); /* from nobody: finds a listener alone */
+	if (!sock)
+		return false;
+	bpf_sk_release(sock);
+	return true;
 }
 
 /* The first packet of a connection or datagram leaves while its sender runs; so current is the one. A connection
@@ -66,21 +81,29 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	bool begins = packet->protocol != IPPROTO_TCP || (packet->syn && !packet->ack);
+	struct judgement judged;
 
 	fill_ends(skb, &flow->ends, packet, OUTBOUND);
-	flow->began = bpf_ktime_get_boot_ns();
+	if (!flow->began)
+		flow->began = bpf_ktime_get_boot_ns();
 	flow->reported = bpf_ktime_get_coarse_ns();
 	flow->said = flow->reported;
 	flow->cgroup_id = bpf_skb_cgroup_id(skb);
-	if (!begins)
+	if (!begins) {
 		flow->silent = 3;
-	if (!BPF_CORE_READ(task, mm) || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
+		flow->accepted = flow->accepted || was_accepted(skb, packet);
+	}
+	if (!task->mm || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
 		return;
-	flow->start = BPF_CORE_READ(task, group_leader, start_boottime);
-	flow->tgid = BPF_CORE_READ(task, tgid);
+	flow->start = task->group_leader->start_boottime;
+	flow->tgid = task->tgid;
 	flow->uid = bpf_get_current_uid_gid();
-	if (begins)
-		report_unless_known(&flow->ends);
+	if (!begins)
+		return;
+	judged = judge_egress(flow->cgroup_id, flow->tgid, (__u32 *)flow->ends.remote, flow->ends.family,
+	                      flow->ends.remote_port);
+	flow->denied = judged.denied;
+	report_unless_known(flow, &judged);
 }
 
 /* A process may begin this many flows a second to one end with the same word and have each looked at: a busy client
@@ -157,21 +180,17 @@ static __always_inline void look_stream(struct __sk_buff *skb, struct flow *flow
 }
 
 /* Remember who spoke to whom without having been asked: see fill_prompt. */
-static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enum direction way)
+static __always_inline void listen(struct flow *flow, enum direction way, __u64 now)
 {
 	struct heard_key key = {.start = flow->start, .who = flow->tgid};
-	__u64 now = bpf_ktime_get_coarse_ns();
-	struct packet packet = {};
 	struct heard heard = {};
 
-	if (way == INBOUND && now - flow->said < ANSWER_NS)
-		return;
-	if (skb->len <= BARE_BYTES && (!parse(skb, way, &packet) || !packet.length))
-		return;
 	if (way == OUTBOUND) {
 		flow->said = now;
 		return;
 	}
+	if (now - flow->said < ANSWER_NS)
+		return;
 	heard.time = bpf_ktime_get_boot_ns();
 	heard.port = flow->ends.remote_port;
 	heard.family = flow->ends.family;
@@ -182,23 +201,47 @@ static __always_inline void listen(struct __sk_buff *skb, struct flow *flow, enu
 	bpf_map_update_elem(&unasked, &key, &heard, BPF_ANY);
 }
 
-static __always_inline bool is_loopback(const struct flow_ends *ends)
+/* What a connection carries, where it may be an end of a relay. */
+static __always_inline void follow(struct __sk_buff *skb, struct flow *flow, enum direction way)
 {
-	const __u32 *remote = (const __u32 *)ends->remote;
+	struct packet packet = {};
+	__u64 now;
 
-	if (ends->family == AF_INET)
-		return ends->remote[0] == 127;
-	return !remote[0] && !remote[1] && !remote[2] && remote[3] == bpf_htonl(1);
+	if (!flow->relay_flags && (++flow->seen & 15) == 4)
+		watch(flow, bpf_ktime_get_coarse_ns(), false);
+	if (!(flow->relay_flags & (RELAY_OUTER | RELAY_INNER)))
+		return;
+	if (!parse(skb, way, &packet) || !packet.length)
+		return;
+	now = bpf_ktime_get_coarse_ns();
+	if (flow->relay_flags & RELAY_OUTER) {
+		listen(flow, way, now);
+		follow_outer(skb, flow, &packet, way, now);
+	}
+	if (flow->relay_flags & RELAY_INNER)
+		follow_inner(skb, flow, &packet, way, now);
 }
 
-static __always_inline void look_datagram(struct __sk_buff *skb, enum direction way)
+static __always_inline struct flow *new_datagrams(struct __sk_buff *skb, const struct datagram_key *key,
+                                                  const struct packet *packet)
+{
+	struct ledger *ledger = ledger_of(TABLE_DATAGRAMS);
+	struct flow fresh = {};
+
+	begin(skb, &fresh, packet);
+	if (ledger && !bpf_map_update_elem(&datagrams, key, &fresh, BPF_NOEXIST))
+		__sync_fetch_and_add(&ledger->added, 1);
+	return bpf_map_lookup_elem(&datagrams, key);
+}
+
+static __always_inline int look_datagram(struct __sk_buff *skb, enum direction way)
 {
 	struct datagram_key key = {};
-	struct flow *flow, fresh = {};
 	struct packet packet = {};
+	struct flow *flow;
 
 	if (!parse(skb, way, &packet))
-		return;
+		return ALLOW;
 	key.cookie = bpf_get_socket_cookie(skb);
 	load_address(skb, way == OUTBOUND ? 16 : 12, way == OUTBOUND ? 24 : 8, key.remote);
 	key.port = packet.remote_port;
@@ -206,20 +249,79 @@ static __always_inline void look_datagram(struct __sk_buff *skb, enum direction 
 	flow = bpf_map_lookup_elem(&datagrams, &key);
 	if (!flow) {
 		if (way == INBOUND)
-			return; /* somebody else began to talk to us */
-		begin(skb, &fresh, &packet);
-		bpf_map_update_elem(&datagrams, &key, &fresh, BPF_ANY);
-		flow = bpf_map_lookup_elem(&datagrams, &key);
+			return ALLOW; /* somebody else began to talk to us */
+		flow = new_datagrams(skb, &key, &packet);
 		if (!flow)
-			return;
+			return ALLOW;
 	}
+	if (flow->denied)
+		return DENY;
 	if (way == INBOUND && packet.remote_port == DNS_PORT)
 		heed_answer(skb, flow, packet.payload);
+	flow->said = bpf_ktime_get_coarse_ns();
 	add(flow, skb, way);
 	if (flow->records[way] >= DATAGRAMS && packet.remote_port != DNS_PORT)
-		return;
+		return ALLOW;
 	flow->records[way]++;
 	hand_up(skb, flow, &packet, way, 0);
+	return ALLOW;
+}
+
+/* What we did not see opened is watched once it is no short exchange: of those there are most, and the kernel's own
+ * counts say enough when they end (end_short). */
+#define SHORT_SEGMENTS 32
+#define SHORT_SURELY 256 /* what has more at first sight is older than we are */
+#define HEADERS 52       /* of a segment with its usual option, timestamps; IPv6 has 20 more */
+
+static __always_inline void add_past(struct flow *flow, const struct bpf_tcp_sock *tcp, __u32 current)
+{
+	__u32 headers = flow->ends.family == AF_INET ? HEADERS : HEADERS + 20;
+
+	if (tcp->segs_in + tcp->segs_out >= SHORT_SURELY)
+		return;
+	flow->totals.packets[INBOUND] = tcp->segs_in;
+	flow->totals.packets[OUTBOUND] = tcp->segs_out - current;
+	flow->totals.bytes[INBOUND] = tcp->bytes_received + tcp->segs_in * headers;
+	flow->totals.bytes[OUTBOUND] =
+		tcp->bytes_acked + (tcp->snd_nxt - tcp->snd_una) + (tcp->segs_out - current) * headers;
+}
+
+/* `flow`: what on_state has noted of it, if anything. */
+static __always_inline struct flow *new_stream(struct __sk_buff *skb, struct bpf_sock *sock, struct flow *flow,
+                                               enum direction way)
+{
+	bool is_noted = flow != NULL;
+	struct bpf_tcp_sock *tcp = NULL;
+	struct packet packet = {};
+
+	if (way == INBOUND)
+		return NULL;
+	if (sock->state != TCP_SYN_SENT && !is_noted) {
+		if (sock->state != TCP_ESTABLISHED && sock->state != TCP_CLOSE_WAIT)
+			return NULL; /* a listener, or told already */
+		tcp = bpf_tcp_sock(sock);
+		if (!tcp || tcp->segs_in + tcp->segs_out < SHORT_SEGMENTS)
+			return NULL;
+	}
+	if (!parse(skb, way, &packet))
+		return NULL;
+	flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!flow)
+		return NULL;
+	begin(skb, flow, &packet);
+	if (tcp) {
+		add_past(flow, tcp, skb->gso_segs ? skb->gso_segs : 1);
+		/* When it was accepted its cgroup held no connection to another host, or on_state had noted it. */
+		if (flow->accepted && tcp->segs_in + tcp->segs_out < SHORT_SURELY)
+			flow->relay_flags = RELAY_NONE;
+	}
+	if (!flow->accepted && !is_own(&flow->ends))
+		flow->relay_flags = RELAY_OUTER;
+	if (!(flow->relay_flags & RELAY_NONE))
+		watch(flow, flow->reported, !flow->accepted);
+	if (flow->relay_flags & RELAY_OUTER)
+		hold(flow, 0);
+	return flow;
 }
 
 static __always_inline int look(struct __sk_buff *skb, enum direction way)
@@ -234,26 +336,43 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 		return ALLOW;
 	if (sock->protocol != IPPROTO_TCP) {
 		if (sock->protocol == IPPROTO_UDP || bpf_sk_storage_get(&made_raw, sock, NULL, 0))
-			look_datagram(skb, way);
+			return look_datagram(skb, way);
 		return ALLOW;
 	}
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
-	if (!flow) {
-		struct packet packet = {};
-
-		if (way == INBOUND || !parse(skb, way, &packet))
-			return ALLOW;
-		flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!flow || !flow->ends.cookie) {
+		flow = new_stream(skb, sock, flow, way);
 		if (!flow)
 			return ALLOW;
-		begin(skb, flow, &packet);
 	}
+	if (flow->denied)
+		return DENY;
 	add(flow, skb, way);
-	if (!is_loopback(&flow->ends))
-		listen(skb, flow, way);
+	follow(skb, flow, way);
 	if (!(flow->silent & 1 << way))
 		look_stream(skb, flow, way);
 	return ALLOW;
+}
+
+/* Whether the packet's cgroup is cut off and may not send it: what was open before is, too. */
+static __always_inline bool is_cut_off(struct __sk_buff *skb)
+{
+	const struct brakes *set = the_brakes();
+	struct flow_ends ends = {};
+	struct packet packet = {};
+	struct policy *policy;
+	__u64 cgroup_id;
+
+	if (!set || !set->isolated)
+		return false;
+	cgroup_id = bpf_skb_cgroup_id(skb);
+	policy = bpf_map_lookup_elem(&policies, &cgroup_id);
+	if (!policy || !(policy->state & STATE_ISOLATED))
+		return false;
+	if (!parse(skb, OUTBOUND, &packet))
+		return true;
+	fill_ends(skb, &ends, &packet, OUTBOUND);
+	return !may_reach(ISOLATION, (__u32 *)ends.remote, ends.family, ends.remote_port);
 }
 
 SEC("cgroup/sock_create")
@@ -264,9 +383,42 @@ int on_socket(struct bpf_sock *sock)
 	return ALLOW;
 }
 
+/* The last descriptor of a socket is closed (net/ipv4/af_inet.c, inet_release). Only of a connected one is known with
+ * whom it talked; what others sent has ended once it is silent, see sweep.bpf.c. */
+SEC("cgroup/sock_release")
+int on_release(struct bpf_sock *sock)
+{
+	struct datagram_key key = {.protocol = IPPROTO_UDP};
+	struct ledger *ledger;
+	struct flow *flow;
+
+	if (sock->protocol != IPPROTO_UDP || sock->state != TCP_ESTABLISHED)
+		return ALLOW;
+	key.cookie = bpf_get_socket_cookie(sock);
+	key.port = bpf_ntohs(sock->dst_port);
+	key.remote[0] = sock->dst_ip4;
+	if (sock->family == AF_INET6) {
+		key.remote[0] = sock->dst_ip6[0];
+		key.remote[1] = sock->dst_ip6[1];
+		key.remote[2] = sock->dst_ip6[2];
+		key.remote[3] = sock->dst_ip6[3];
+		plain_family(key.remote, AF_INET6);
+	}
+	flow = bpf_map_lookup_elem(&datagrams, &key);
+	if (!flow)
+		return ALLOW;
+	settle(flow, CLOSED);
+	ledger = ledger_of(TABLE_DATAGRAMS);
+	if (ledger && !bpf_map_delete_elem(&datagrams, &key))
+		__sync_fetch_and_add(&ledger->removed, 1);
+	return ALLOW;
+}
+
 SEC("cgroup_skb/egress")
 int on_egress(struct __sk_buff *skb)
 {
+	if (is_cut_off(skb))
+		return DENY;
 	return look(skb, OUTBOUND);
 }
 
@@ -276,16 +428,84 @@ int on_ingress(struct __sk_buff *skb)
 	return look(skb, INBOUND);
 }
 
+static __always_inline void fill_socket_ends(struct flow_ends *ends, struct sock *sock)
+{
+	struct sock_common *common = &sock->__sk_common;
+	__u32 *remote = (__u32 *)ends->remote, *local = (__u32 *)ends->local;
+
+	ends->cookie = bpf_get_socket_cookie(sock);
+	ends->remote_port = bpf_ntohs(common->skc_dport);
+	ends->local_port = common->skc_num;
+	ends->protocol = IPPROTO_TCP;
+	ends->family = common->skc_family;
+	if (ends->family == AF_INET) {
+		remote[0] = common->skc_daddr;
+		local[0] = common->skc_rcv_saddr;
+		return;
+	}
+	for (int i = 0; i < 4; i++) {
+		remote[i] = common->skc_v6_daddr.in6_u.u6_addr32[i];
+		local[i] = common->skc_v6_rcv_saddr.in6_u.u6_addr32[i];
+	}
+	ends->family = plain_family(remote, ends->family);
+	plain_family(local, AF_INET6);
+}
+
+/* A short connection that we did not see opened is shut from one side or both. Who closes it holds it: in tcp_close()
+ * current is the one (net/ipv4/tcp.c). Where something is still to come it is watched from here on. */
+static __always_inline void end_short(struct sock *sock, int after)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sock);
+	struct flow flow = {.silent = 3};
+	__u32 headers;
+
+	if (!tcp || !bpf_core_field_exists(sock->sk_cgrp_data.cgroup))
+		return;
+	/* a copy of its listener, backlog included (net/core/sock.c, sk_clone_lock); else it is older than we are */
+	flow.accepted = sock->sk_max_ack_backlog != 0;
+	fill_socket_ends(&flow.ends, sock);
+	flow.cgroup_id = sock->sk_cgrp_data.cgroup->kn->id;
+	if (task->mm && flow.cgroup_id == bpf_get_current_cgroup_id()) {
+		flow.start = task->group_leader->start_boottime;
+		flow.tgid = task->tgid;
+		flow.uid = bpf_get_current_uid_gid();
+	}
+	headers = tcp->tcp_header_len + (sock->__sk_common.skc_family == AF_INET ? 20 : 40);
+	flow.totals.packets[INBOUND] = tcp->segs_in;
+	flow.totals.packets[OUTBOUND] = tcp->segs_out;
+	flow.totals.bytes[INBOUND] = tcp->bytes_received + tcp->segs_in * headers;
+	flow.totals.bytes[OUTBOUND] = tcp->bytes_sent + tcp->segs_out * headers;
+	if (after == TCP_CLOSE || (sock->sk_shutdown == SHUTDOWN_BOTH && tcp->write_seq == tcp->snd_nxt)) {
+		settle(&flow, CLOSED);
+		return;
+	}
+	flow.reported = bpf_ktime_get_ns();
+	bpf_sk_storage_get(&streams, sock, &flow, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_state, struct sock *sock, int before, int after)
 {
 	struct flow *flow;
 
-	if (after != TCP_CLOSE)
+	/* Where it may be an end of a relay it matters when it was accepted. */
+	if (before == TCP_SYN_RECV && after == TCP_ESTABLISHED && may_relay(sock->sk_cgrp_data.cgroup->kn->id)) {
+		flow = bpf_sk_storage_get(&streams, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (flow) {
+			flow->accepted = true;
+			flow->began = bpf_ktime_get_boot_ns();
+		}
+	}
+	if (after != TCP_CLOSE && after != TCP_FIN_WAIT1 && after != TCP_LAST_ACK)
 		return 0;
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
-	if (flow)
+	if (flow && !flow->ends.cookie)
+		flow = NULL; /* it was accepted and has sent nothing yet */
+	if (flow && after == TCP_CLOSE)
 		settle(flow, before == TCP_SYN_SENT ? CLOSED_REFUSED : CLOSED);
+	if (!flow && (before == TCP_ESTABLISHED || before == TCP_CLOSE_WAIT) && sock->sk_protocol == IPPROTO_TCP)
+		end_short(sock, after);
 	return 0;
 }
 

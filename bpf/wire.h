@@ -21,6 +21,7 @@ enum event_kind {
 	EVENT_PAYLOAD,
 	EVENT_FLOW,
 	EVENT_ROUNDING,
+	EVENT_RELAY,
 	EVENT_KINDS,
 };
 
@@ -34,6 +35,7 @@ enum event_flags {
 	FLAG_LEFT = 64,         /* moved out of the cgroup whose policy holds for it */
 	FLAG_STDIO_FED = 128,   /* standard input and output each have another end here: pipe, pty, unix socket */
 	FLAG_STDIO_PIPED = 256, /* and neither is a pty */
+	FLAG_ACCEPTED = 512,    /* a flow that somebody else opened */
 };
 
 /* Counted per CPU and per event kind: slot = kind * COUNTERS + counter. */
@@ -44,6 +46,7 @@ enum counter {
 	COUNT_COLLAPSED,       /* repeats folded into an earlier record */
 	COUNT_ARGS_UNREADABLE, /* argv was not resident; the record has none */
 	COUNT_LOST_POLICY,     /* a child of a policed cgroup or process could not inherit: the table is full */
+	COUNT_EVICTED,         /* flows, or sums of flows, that a full table let go, maybe with totals untold */
 	COUNTERS,
 };
 
@@ -136,11 +139,18 @@ struct payload_event {
 	__u16 inbound; /* 0: sent, 1: received */
 };
 
+/* What SEC("syscall") sweep is called with. */
+struct sweep {
+	__u64 silence; /* ns without a packet after which a datagram flow of few words has ended; four times it for others */
+	__u32 all; /* tell also sums that are due in a moment */
+	__u32 reserved;
+};
+
 /* What a flow has carried since the last report of it, headers from IP on included. */
 struct flow_event {
 	struct header header;
 	struct flow_ends ends;
-	__u64 began; /* CLOCK_BOOTTIME, ns */
+	__u64 began; /* CLOCK_BOOTTIME, ns; 0: not known */
 	__u64 bytes_out;
 	__u64 bytes_in;
 	__u32 packets_out;
@@ -155,6 +165,33 @@ struct rounding_event {
 	__u64 span;      /* from the first sample to the last, ns */
 	__u32 counts[3]; /* samples down, up, toward zero */
 	__u32 changes;   /* how many differ from the one before */
+};
+
+enum relay_flags {
+	RELAY_ACCEPTED = 1, /* the inner connection was opened by somebody else */
+	RELAY_SHARED = 2,   /* it is another process's of the cgroup */
+	RELAY_PROMPTED = 4, /* it was opened when the outer one had just spoken */
+	RELAY_OUTER = 8,    /* of a flow: it may be an outer one */
+	RELAY_INNER = 16,   /* of a flow: it may be an inner one */
+	RELAY_NONE = 32,    /* of a flow: it is neither */
+};
+
+/* What comes in on an outer connection goes out on an inner one, and the answer back. The header's task holds the
+ * outer one. */
+struct relay_event {
+	struct header header;
+	struct flow_ends outer, inner;
+	__u64 inner_start; /* with inner_tgid: the process that holds the inner one; 0 where unknown */
+	__u64 bytes_in;    /* relayed from the outer connection to the inner one, without framing */
+	__u64 bytes_out;
+	__u32 inner_tgid;
+	__u32 inner_flags; /* enum relay_flags */
+	__u32 exchanges;   /* bursts after which something went out, of the way that has fewer */
+	__u32 turns;       /* so, of those that went out as they came */
+	__u32 large;       /* as turns, of those of 256 bytes or more */
+	__u32 verbatim;    /* and of those that ended in the very same bytes */
+	__u32 missed;      /* bursts on either connection that were not relayed */
+	__u32 reserved;
 };
 
 enum end_kind {

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
+from sensor.address import Address, Escalate, address_faults
+from sensor.agents_clash import Claim, find_clashes
+from sensor.duration import seconds
 from sensor.faults import Fault, FaultsError
-from sensor.structure import convert
+from sensor.structure import convert, near
 from sensor.verdict import Action
 from sensor.yamlfile import Document, read
 
 DEFAULT_AGENTS_DIR = "/etc/hostbrake/agents.d"
 
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
-_URL = re.compile(r"[a-z][a-z0-9+.-]*:\S+", re.IGNORECASE)
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"
 _HOST_NAME = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*\.?", re.IGNORECASE)
 
@@ -78,11 +81,6 @@ def _agent_name(text: str) -> None:
         raise ValueError(f"{text!r}: a name is lower-case letters, digits, '.', '_' and '-', first a letter or digit")
 
 
-def _reachable(url: str) -> None:
-    if not _URL.fullmatch(url):
-        raise ValueError(f"{url!r} is no URL, such as mailto://user@example.org")
-
-
 def _cgroup_glob(glob: str) -> None:
     if not glob.startswith("/"):
         raise ValueError(f"{glob!r} must start with /: it is matched from the root of cgroup v2")
@@ -90,10 +88,25 @@ def _cgroup_glob(glob: str) -> None:
         raise ValueError(f"{glob!r} has an empty, '.' or '..' part; a cgroup path has none")
 
 
+def _container_id(text: str) -> None:
+    if not re.fullmatch(r"[0-9a-f]{12,64}", text):
+        raise ValueError(f"{text!r} is no container id: 12 to 64 digits, 0-9 and a-f")
+
+
+def _label(text: str) -> None:
+    if not text.partition("=")[0].strip():
+        raise ValueError(f"{text!r} names no label, as in agent=rome or agent")
+
+
 def _one_form(match: Match) -> None:
     given = [name for name in MATCH_FORMS if getattr(match, name) is not None]
     if len(given) != 1:
         raise ValueError(f"each entry says one thing, this one says {len(given)}: {', '.join(given) or 'nothing'}")
+
+
+def _another_one(owner: Owner) -> None:
+    if owner.escalate is not None and set(owner.escalate.notify) & set(owner.notify):
+        raise ValueError("escalate.notify: names an address of the owner, who did not answer there")
 
 
 Text = Annotated[str, _not_blank]
@@ -105,14 +118,19 @@ class Match(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     cgroup: Annotated[str, _cgroup_glob] | None = None
     """A glob over cgroup v2 paths from the root; `**` crosses slashes."""
     systemd: Text | None = None
+    """A glob over the names of units of the system's manager."""
     slurm_user: Text | None = None
     slurm_account: Text | None = None
     slurm_job_name: Text | None = None
-    container_id: Text | None = None
+    container_id: Annotated[str, _container_id] | None = None
+    """The whole id, or at least its first 12 digits."""
     container_name: Text | None = None
     container_image: Text | None = None
-    container_label: Text | None = None
+    """As the runtime was told, with or without docker.io/library/ and :latest."""
+    container_label: Annotated[str, _label] | None = None
+    """`key=value`, or `key` for any value."""
     user: Text | None = None
+    """By name or number."""
 
     @property
     def form(self) -> str:
@@ -132,8 +150,9 @@ class Owner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The one person or team that answers for the agent."""
 
     name: Text
-    notify: Annotated[list[Annotated[str, _reachable]], _not_empty]
-    """Where to reach them: URLs as apprise reads them."""
+    notify: Annotated[list[Address], _not_empty]
+    """Where to reach them; see `sensor.address`."""
+    escalate: Escalate | None = None
 
 
 class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -162,36 +181,52 @@ class AgentFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
     agent: Annotated[str, _agent_name]
     purpose: Text
-    owner: Owner
+    owner: Annotated[Owner, _another_one]
     match: Annotated[list[Annotated[Match, _one_form]], _not_empty]
     gpu: Gpu | None = None
     egress: Egress | None = None
     exec: Exec | None = None
     approve: list[Text] = []
+    """Kinds of rules (`RuleInfo.kinds`) of which a match freezes the workload and asks."""
+    approve_within: Annotated[str, seconds] | None = None
+    """How long to wait for the answer; None: what the configuration says."""
     response: Response | None = None
     """What to do where this agent breaks its limits; None: what the rule says."""
 
 
-def load_agents(directory: str | Path = DEFAULT_AGENTS_DIR) -> list[AgentFile]:
+def load_agents(directory: str | Path = DEFAULT_AGENTS_DIR, kinds: Collection[str] | None = None) -> list[AgentFile]:
     """Every agent of `directory`/*.yml and *.yaml, in the order of their file names.
 
-    The default directory may be missing. Raises FaultsError with every fault of every file.
+    The default directory may be missing. `kinds`: what `approve` may name; None: anything. Raises FaultsError with
+    every fault of every file, and wherever two agents would claim the same workload with equal right.
     """
-    agents, faults = read_agents(directory)
+    sources, faults = _read(directory, kinds)
+    faults += find_clashes(_claims(sources))
     if faults:
         raise FaultsError(faults)
-    return agents
+    return [source.agent for source in sources]
 
 
-def read_agents(directory: str | Path) -> tuple[list[AgentFile], list[Fault]]:
+def read_agents(directory: str | Path, kinds: Collection[str] | None = None) -> tuple[list[AgentFile], list[Fault]]:
     """As `load_agents`, but gives those agents, too, whose own files are in order where others are not."""
+    sources, faults = _read(directory, kinds)
+    return [source.agent for source in sources], faults
+
+
+class _Source(NamedTuple):
+    agent: AgentFile
+    path: str
+    document: Document
+
+
+def _read(directory: str | Path, kinds: Collection[str] | None) -> tuple[list[_Source], list[Fault]]:
     root = Path(directory)
     if not root.is_dir():
         if str(root) == DEFAULT_AGENTS_DIR and not root.exists():
             return [], []
         return [], [Fault(str(root), 0, "is no directory")]
     faults: list[Fault] = []
-    agents: list[AgentFile] = []
+    sources: list[_Source] = []
     names: dict[str, list[tuple[str, int]]] = {}
     for file in sorted(p for p in root.iterdir() if p.suffix in (".yml", ".yaml") and p.name[0] != "."):
         document = _only_document(str(file), faults)
@@ -199,10 +234,32 @@ def read_agents(directory: str | Path) -> tuple[list[AgentFile], list[Fault]]:
             continue
         agent = convert(document, AgentFile, str(file), faults)
         if agent is not None:
-            agents.append(agent)
+            sources.append(_Source(agent, str(file), document))
+            faults += _unknown_kinds(agent, document, str(file), kinds)
+            faults += address_faults(_addresses(agent.owner), document, str(file))
         if isinstance(document.data, dict) and isinstance(document.data.get("agent"), str):
             names.setdefault(document.data["agent"], []).append((str(file), document.line_of(("agent",))))
-    return agents, faults + _duplicates(names)
+    return sources, faults + _duplicates(names)
+
+
+def _claims(sources: list[_Source]) -> Iterator[Claim]:
+    for agent, path, document in sources:
+        for place, match in enumerate(agent.match):
+            yield Claim(agent.agent, match.form, match.pattern, path, document.line_of(("match", place)))
+
+
+def _unknown_kinds(agent: AgentFile, document: Document, path: str, kinds: Collection[str] | None) -> Iterator[Fault]:
+    for place, kind in enumerate(agent.approve if kinds is not None else ()):
+        if kind not in (kinds or ()):
+            says = f"approve[{place}]: no rule is of kind {kind!r}{near(kind, sorted(kinds or ()))}"
+            yield Fault(path, document.line_of(("approve", place)), says)
+
+
+def _addresses(owner: Owner) -> list[tuple[tuple[str, ...], list[str]]]:
+    found: list[tuple[tuple[str, ...], list[str]]] = [(("owner", "notify"), owner.notify)]
+    if owner.escalate is not None:
+        found.append((("owner", "escalate", "notify"), owner.escalate.notify))
+    return found
 
 
 def _only_document(path: str, faults: list[Fault]) -> Document | None:

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from sensor.agents_file import DEFAULT_AGENTS_DIR
+from sensor.address import Address, Escalate, address_faults
+from sensor.agents_file import DEFAULT_AGENTS_DIR, parse_destination
+from sensor.duration import seconds
 from sensor.faults import Fault, FaultsError
 from sensor.structure import convert
-from sensor.verdict import Mode
+from sensor.verdict import Level, Mode
 from sensor.yamlfile import Document, read
 
 DEFAULT_CONFIG = "/etc/hostbrake/sensor.yml"
@@ -49,6 +51,11 @@ def _window(number: int) -> None:
         raise ValueError(f"must be between 0 and 86400, not {number}")
 
 
+def _network(text: str) -> None:
+    if parse_destination(text).network is None:
+        raise ValueError(f"{text!r}: what is cut off can be let go to networks and addresses, not to names")
+
+
 def _address(text: str) -> None:
     ipaddress.ip_address(text)
 
@@ -56,6 +63,11 @@ def _address(text: str) -> None:
 def _major(number: int) -> None:
     if not 1 <= number < 1 << 12:  # include/linux/kdev_t.h: 12 bits of major
         raise ValueError(f"a device major is 1 to 4095, not {number}")
+
+
+def _group_name(name: str) -> None:
+    if not name.strip():
+        raise ValueError("must name a group, or be left out")
 
 
 def _protect_glob(glob: str) -> None:
@@ -78,10 +90,30 @@ def default_rules() -> list[str]:
     return [shipped_rules_dir(), *([LOCAL_RULES_DIR] if Path(LOCAL_RULES_DIR).is_dir() else [])]
 
 
+class Notify(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who is told besides the agents' owners, and how often anybody is."""
+
+    operators: list[Address] = []
+    """Who is told of what belongs to no agent."""
+    escalate: Escalate | None = None
+    """Who is told where the operators do not acknowledge."""
+    level: Level = "high"
+    """Alerts below it notify nobody, unless something was done."""
+    incident_s: Annotated[int, _positive] = 600
+    """Alerts of a workload are one incident until none has come for so long."""
+    repeat_s: Annotated[int, _positive] = 600
+    """An incident that goes on is told again at most so often."""
+    owner_per_hour: Annotated[int, _positive] = 20
+    """Messages to each address of an owner."""
+    total_per_hour: Annotated[int, _positive] = 120
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that `hostbrake run` can be told."""
 
     mode: Mode = "monitor"
+    isolation_allow: list[Annotated[str, _network]] = []
+    """Where what is cut off may still go, and nowhere else: see `sensor.agents_file.parse_destination`."""
     resolvers: list[Annotated[str, _address]] | None = None
     """DNS servers whose answers say where a host is that an agent may reach by name; None: /etc/resolv.conf's."""
     rules: list[Annotated[str, _directory]] = msgspec.field(default_factory=default_rules)
@@ -95,6 +127,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The cgroup v2 directory whose subtree is watched; None: where cgroup v2 is mounted."""
     state_dir: AbsolutePath = "/var/lib/hostbrake"
     control_socket: AbsolutePath = "/run/hostbrake/control.sock"
+    operators: Annotated[str, _group_name] | None = None
+    """The group whose members may ask the sensor and answer for agents, besides root; None: root alone."""
     pin_dir: AbsolutePath | None = "/sys/fs/bpf/hostbrake"
     """Where programs and maps are pinned; None: nowhere. Not used yet: a run behaves as with None."""
     gpu_majors: list[Annotated[int, _major]] = []
@@ -103,8 +137,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Globs of cgroup paths or unit names that are never killed as a whole, besides the built-in list."""
     kills_per_minute: Annotated[int, _positive] = 30
     """Past this many automatic kills in a minute the sensor freezes instead."""
+    approve_within: Annotated[str, seconds] = "15m"
+    """How long a frozen workload waits for an answer, after which it is denied; an agent's file may say otherwise."""
     alert_window_s: Annotated[int, _window] = 60
     """For so many seconds after an alert equal ones are counted, and then written as one; 0: each is written."""
+    notify: Notify | None = Notify()
+    """None: nobody is told anything."""
 
 
 _PATHS = ("alerts", "events", "agents", "cgroup_root", "state_dir", "control_socket", "pin_dir")
@@ -148,7 +186,17 @@ def _from_file(path: str, faults: list[Fault]) -> Config | None:
     document = documents[0] if documents else Document({}, {})
     if document.data is None:  # only comments
         document.data = {}
-    return convert(document, Config, path, faults)
+    config = convert(document, Config, path, faults)
+    if config is not None and config.notify is not None:
+        faults += address_faults(_addresses(config.notify), document, path)
+    return config
+
+
+def _addresses(notify: Notify) -> list[tuple[tuple[str, ...], list[str]]]:
+    found: list[tuple[tuple[str, ...], list[str]]] = [(("notify", "operators"), notify.operators)]
+    if notify.escalate is not None:
+        found.append((("notify", "escalate", "notify"), notify.escalate.notify))
+    return found
 
 
 def _plain(overrides: Mapping[str, Any]) -> dict[str, Any]:

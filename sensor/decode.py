@@ -131,6 +131,8 @@ class Payload(Kernel):
     """Of this part in its direction's stream; 0 for a datagram."""
     inbound: bool
     data: bytes
+    accepted: bool = False
+    """Somebody else opened the flow."""
 
 
 class FlowTotals(Kernel):
@@ -141,7 +143,7 @@ class FlowTotals(Kernel):
 
     ends: Ends
     began: int
-    """CLOCK_BOOTTIME, nanoseconds."""
+    """CLOCK_BOOTTIME, nanoseconds; 0: not known."""
     bytes_out: int
     """Headers from IP on included."""
     bytes_in: int
@@ -152,6 +154,39 @@ class FlowTotals(Kernel):
     closed: bool
     refused: bool
     """It ended before it was established."""
+    accepted: bool = False
+    """Somebody else opened it."""
+
+
+class Relay(Kernel):
+    """What comes in on an outer connection, which this host opened, goes out on an inner one, and the answer back.
+
+    The task holds the outer connection; tgid 0: unknown.
+    """
+
+    outer: Ends
+    inner: Ends
+    inner_tgid: int
+    inner_start: int
+    bytes_in: int
+    """Relayed from the outer connection to the inner one, framing left out."""
+    bytes_out: int
+    exchanges: int
+    """Bursts after which something went out on the other side, of the way that has fewer."""
+    turns: int
+    """So, of those that went out as they came but for framing."""
+    large: int
+    """As `turns`, of those of 256 bytes or more."""
+    verbatim: int
+    """As `turns`, of those that ended in the very same bytes."""
+    missed: int
+    """Bursts on either connection that were not relayed."""
+    accepted: bool
+    """Somebody else opened the inner connection."""
+    shared: bool
+    """The inner connection is another process's, in the same cgroup."""
+    prompted: bool
+    """The inner connection was opened when the outer one had just spoken."""
 
 
 class CgroupMade(Kernel):
@@ -178,7 +213,17 @@ class CgroupMoved(Kernel):
 
 
 KernelEvent: TypeAlias = (
-    Exec | Exit | Connect | DeviceAccess | CgroupMade | CgroupRemoved | CgroupMoved | Payload | FlowTotals | Rounding
+    Exec
+    | Exit
+    | Connect
+    | DeviceAccess
+    | CgroupMade
+    | CgroupRemoved
+    | CgroupMoved
+    | Payload
+    | FlowTotals
+    | Rounding
+    | Relay
 )
 
 
@@ -357,8 +402,8 @@ def _cgroup(data: bytes) -> CgroupMade | CgroupRemoved | CgroupMoved:
     return CgroupMoved(time, tgid, start, cgroup_id, uid, moved, moved_start, subject, path, left)
 
 
-def _ends(fields: tuple[Any, ...]) -> Ends:
-    cookie, remote, local, remote_port, local_port, family, protocol = fields[8:15]
+def _ends(fields: tuple[Any, ...], first: int = 8) -> Ends:
+    cookie, remote, local, remote_port, local_port, family, protocol = fields[first : first + 7]
     return Ends(cookie, _address(family, remote), _address(family, local), remote_port, local_port, protocol)
 
 
@@ -367,7 +412,8 @@ def _payload(data: bytes) -> Payload:
     time, start, cgroup_id, tgid, uid = fields[:5]
     offset, length, inbound = fields[15:]
     part = _tail(data, wire.PAYLOAD_EVENT.size, length)
-    return Payload(time, tgid, start, cgroup_id, uid, _ends(fields), offset, inbound != 0, part)
+    accepted = fields[6] & wire.ACCEPTED != 0
+    return Payload(time, tgid, start, cgroup_id, uid, _ends(fields), offset, inbound != 0, part, accepted)
 
 
 def _flow(data: bytes) -> FlowTotals:
@@ -391,6 +437,34 @@ def _flow(data: bytes) -> FlowTotals:
         flows,
         state != wire.OPEN,
         state == wire.CLOSED_REFUSED,
+        fields[6] & wire.ACCEPTED != 0,
+    )
+
+
+def _relay(data: bytes) -> Relay:
+    fields = wire.RELAY_EVENT.unpack_from(data)
+    time, start, cgroup_id, tgid, uid = fields[:5]
+    inner_start, bytes_in, bytes_out, inner_tgid, flags, exchanges, turns, large, verbatim, missed, _ = fields[22:]
+    return Relay(
+        time,
+        tgid,
+        start,
+        cgroup_id,
+        uid,
+        _ends(fields),
+        _ends(fields, 15),
+        inner_tgid,
+        inner_start,
+        bytes_in,
+        bytes_out,
+        exchanges,
+        turns,
+        large,
+        verbatim,
+        missed,
+        flags & wire.RELAY_ACCEPTED != 0,
+        flags & wire.RELAY_SHARED != 0,
+        flags & wire.RELAY_PROMPTED != 0,
     )
 
 
@@ -425,4 +499,5 @@ _DECODERS: dict[int, Callable[[bytes], KernelEvent]] = {
     wire.PAYLOAD: _payload,
     wire.FLOW: _flow,
     wire.ROUNDING: _rounding,
+    wire.RELAY: _relay,
 }

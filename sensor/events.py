@@ -174,7 +174,7 @@ class NetworkFlow(FlowEvent):
     packets_out: int | None = None
     packets_in: int | None = None
     duration: float | None = None
-    """Seconds since the flow began."""
+    """Seconds since the flow began; None for short accepted flows, and for sums told later."""
     flows: int | None = None
     """How many flows of the process to this destination ended since the last report; 0 while one is open."""
     refused: bool | None = None
@@ -185,6 +185,55 @@ class NetworkFlow(FlowEvent):
     """CPU seconds per second that the process's cgroup, with those below it, used in the last minute or so."""
     gpu_utilisation: float | None = None
     """Percent of one GPU's time that it used, summed over GPUs."""
+
+
+class NetworkRelay(FlowEvent):
+    """What comes in on one connection goes out on another at once, as much of it, and so does the answer.
+
+    The destination is the far end of the outer connection, which this host opened to another; the process is the one
+    that holds it. Said at 1, 3, 10, 30 and 100 turns or exchanges.
+    """
+
+    CATEGORY: ClassVar[str] = "network_relay"
+
+    application_protocol: str | None = None
+    """What the outer connection speaks, as in NetworkFlow."""
+    ssh_banner: str | None = None
+    """As in NetworkPayload: that of this host's end of the outer connection."""
+    tls_server_name: str | None = None
+    relay_ip: str | None = None
+    """The far end of the inner connection; where that was accepted, who opened it."""
+    relay_port: int | None = None
+    """There, the port of the service; where the inner connection was accepted, the port that it came in on."""
+    relay_scope: str | None = None
+    """As DestinationScope, of RelayIp."""
+    relay_process_id: int | None = None
+    """Who holds the inner connection."""
+    relay_image: str | None = None
+    """The program that opened the inner connection."""
+    relay_same_image: bool | None = None
+    """It is the one that opened the outer connection, as where it has forked."""
+    relay_initiated: bool | None = None
+    """This host opened the inner connection; False where it was accepted, as by a listener."""
+    relay_prompted: bool | None = None
+    """The inner connection was opened within a quarter of a second after the outer one had spoken."""
+    relay_shared: bool | None = None
+    """The inner connection is another process's of the cgroup."""
+    relay_exchanges: int | None = None
+    """How often something went out on one connection after a burst on the other, of the way that has fewer."""
+    relay_turns: int | None = None
+    """So, of bursts that went out as they came, but for framing: one is a question and its answer."""
+    relay_large: int | None = None
+    """As RelayTurns, of bursts of 256 bytes or more; small ones may be alike in size by chance."""
+    relay_verbatim: int | None = None
+    """As RelayTurns, of bursts that ended in the very same 16 bytes: nothing was encrypted."""
+    relay_missed: int | None = None
+    """Bursts on either connection that did not go through."""
+    relay_matched: float | None = None
+    """Percent of the bursts that went through."""
+    relay_bytes_in: int | None = None
+    """Relayed from the outer connection to the inner one, framing left out."""
+    relay_bytes_out: int | None = None
 
 
 class ProcessStdio(FlowEvent):
@@ -281,6 +330,7 @@ AnyEvent: TypeAlias = (
     | NetworkConnection
     | NetworkPayload
     | NetworkFlow
+    | NetworkRelay
     | DnsQuery
     | DeviceOpen
     | CpuRounding

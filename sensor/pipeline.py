@@ -15,7 +15,9 @@ from sensor.events import AnyEvent, ProcessCreation, kernel_time, to_record
 from sensor.match.matcher import Matcher
 from sensor.record.audit.incidents import Incidents
 from sensor.record.noise import Noise
+from sensor.record.outlet import Outlet
 from sensor.record.sink import Sink
+from sensor.respond.approvals import Approvals
 from sensor.respond.executor import Executor, Pending
 from sensor.verdict import Outcome, Verdict
 
@@ -32,8 +34,8 @@ class Pipeline:
         self,
         *,
         matcher: Matcher,
-        executor: Executor,
-        alerts: Sink,
+        executor: Executor | Approvals,
+        alerts: Sink | Outlet,
         events: Sink | None = None,
         context: Context | None = None,
         scope: str = "/",
@@ -56,12 +58,21 @@ class Pipeline:
         self._is_limited = scope != "/"
         self._last: AnyEvent | None = None
         self._watchers = tuple(watchers)
+        self._lost_before: Counter[str] = Counter()
         self.seen: Counter[str] = Counter()
         """Events judged, by category."""
         self.undecodable: Counter[str] = Counter()
         """Ring records that were no event, by DecodeError.kind."""
         self.outcomes: Counter[str] = Counter()
         """Alerts raised, by response outcome; one that could not be written is among the sink's losses too."""
+
+    def use(self, matcher: Matcher | None, alert_window_s: float) -> None:
+        """From the next event on these are the rules; None: those of before. Correlations begin anew with new rules."""
+        if matcher is not None:
+            for name, count in self._matcher.losses().items():
+                self._lost_before[name] += count
+            self._matcher = matcher
+        self._noise.use(alert_window_s)
 
     def feed(self, data: bytes) -> None:
         """One ring record."""
@@ -125,7 +136,7 @@ class Pipeline:
 
     def losses(self) -> dict[str, int]:
         """What correlations could not count."""
-        return self._matcher.losses()
+        return {name: count + self._lost_before[name] for name, count in self._matcher.losses().items()}
 
     @property
     def merged(self) -> int:

@@ -19,6 +19,7 @@ MINIMUM_KERNEL = (5, 15)
 """cgroup.kill is 5.14; 5.15 is the first long-term kernel after it."""
 
 CAPABILITIES = {
+    "CAP_CHOWN": 0,
     "CAP_DAC_OVERRIDE": 1,
     "CAP_DAC_READ_SEARCH": 2,
     "CAP_KILL": 5,

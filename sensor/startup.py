@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from sensor.agents_file import AgentFile, load_agents
-from sensor.config import Config, load_config, usable_config
+from sensor.config import DEFAULT_CONFIG, Config, load_config, usable_config
+from sensor.control import ControlError, group_id
 from sensor.faults import Fault, FaultsError
 from sensor.match.load import RuleSet, load_rules
 
@@ -39,12 +40,17 @@ def load_everything(path: str | Path | None, overrides: Mapping[str, Any], cache
         faults += error.faults
         config = usable_config(path, overrides)  # still says where agents and rules are
     try:
-        agents = load_agents(config.agents)
-    except FaultsError as error:
-        faults += error.faults
+        group_id(config.operators)
+    except ControlError as error:
+        faults.append(Fault(str(path or DEFAULT_CONFIG), 0, f"operators: {error}"))
     try:
         cache = Path(config.state_dir) / RULES_CACHE if cache_rules else None
         rules = load_rules(config.rules, cache=cache)
+    except FaultsError as error:
+        faults += error.faults
+    kinds = None if rules is None else {kind for rule in rules for kind in rule.info.kinds}
+    try:
+        agents = load_agents(config.agents, kinds)
     except FaultsError as error:
         faults += error.faults
     if faults or rules is None:

@@ -26,6 +26,8 @@ class RuleInfo(msgspec.Struct, frozen=True, kw_only=True):
     level: Level = "medium"
     techniques: tuple[str, ...] = ()
     """ATT&CK technique ids, from the tags attack.tNNNN: ("T1572",)."""
+    kinds: tuple[str, ...] = ()
+    """What an agent's `approve` may name, from the tags hostbrake.KIND: ("billing",)."""
     action: Action = "alert"
     scope: Scope = "cgroup"
     path: str = ""

@@ -6,7 +6,7 @@ import struct
 
 ANCESTORS = 8
 
-EXEC, EXIT, CONNECT, DEVICE, CGROUP_MADE, CGROUP_REMOVED, CGROUP_MOVED, PAYLOAD, FLOW, ROUNDING = range(1, 11)
+EXEC, EXIT, CONNECT, DEVICE, CGROUP_MADE, CGROUP_REMOVED, CGROUP_MOVED, PAYLOAD, FLOW, ROUNDING, RELAY = range(1, 12)
 KINDS = {
     EXEC: "exec",
     EXIT: "exit",
@@ -18,12 +18,13 @@ KINDS = {
     PAYLOAD: "payload",
     FLOW: "flow",
     ROUNDING: "rounding",
+    RELAY: "relay",
 }
 
 TRUNCATED, FILELESS, STDIO_SOCKET, DENIED, ARGS_UNREADABLE, UNWANTED, LEFT = (1 << bit for bit in range(7))
-STDIO_FED, STDIO_PIPED = 128, 256
+STDIO_FED, STDIO_PIPED, ACCEPTED = 128, 256, 512
 
-COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "lost_policy")
+COUNTERS = ("sent", "lost_ring", "lost_scratch", "collapsed", "args_unreadable", "lost_policy", "evicted")
 """enum counter, in order; the place in the counters map's entry is kind * len(COUNTERS) + counter."""
 
 _HEADER = "QQQIIHHI"
@@ -47,8 +48,15 @@ PAYLOAD_EVENT = struct.Struct(f"={_HEADER}{_ENDS}IHH")
 """header, cookie, remote, local, remote port, local port, family, protocol, offset, length, inbound"""
 FLOW_EVENT = struct.Struct(f"={_HEADER}{_ENDS}QQQIIII")
 """…, began, bytes out, bytes in, packets out, packets in, state, flows"""
+SWEEP = struct.Struct("=QII")
+"""silence, all, reserved"""
 ROUNDING_EVENT = struct.Struct(f"={_ORIGIN}QIIII")
 """…, span, samples down, up, toward zero, changes"""
+RELAY_EVENT = struct.Struct(f"={_HEADER}{_ENDS}{_ENDS}QQQIIIIIIII")
+"""header, outer and inner ends, inner start, bytes in, bytes out, inner tgid, flags,
+exchanges, turns, large, verbatim, missed, reserved"""
+
+RELAY_ACCEPTED, RELAY_SHARED, RELAY_PROMPTED = 1, 2, 4
 
 OPEN, CLOSED, CLOSED_REFUSED = range(3)
 
@@ -64,6 +72,8 @@ ISOLATED = 1
 LIMIT_ENFORCED, LIMIT_EGRESS, LIMIT_GPU, LIMIT_PROGRAMS, LIMIT_PROGRAMS_ALONE = (1 << bit for bit in range(5))
 EGRESS_KEY = struct.Struct("=IIHH16s")
 """prefix, agent, port, reserved, address"""
+RESOLVED_KEY = struct.Struct("=II16s")
+"""agent, port, address"""
 EGRESS_BITS = 192
 ISOLATION = 0xFFFFFFFF
 """Stands for an agent in an EGRESS_KEY: what those who are cut off may still reach."""

@@ -15,13 +15,16 @@ from rich.console import Console
 from rich.text import Text
 
 from sensor.agents_file import AgentFile, Match
+from sensor.cli.reach import unreachable
 from sensor.config import usable_config
 from sensor.context.agents import Agents
+from sensor.context.containers import Containers
+from sensor.context.recognise import missing
+from sensor.context.slurm import Jobs
 from sensor.faults import Fault, FaultsError
 from sensor.match import ir
 from sensor.match.ir import Rule, RuleSet
 from sensor.readiness import Item, node_items
-from sensor.respond.plan import AVAILABLE
 from sensor.startup import Loaded, load_everything
 
 
@@ -61,12 +64,16 @@ def check(
 
 def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
     """What is valid and yet not as its author may think: the subject, and one sentence."""
-    unsupported = Agents(loaded.agents).unsupported
+    untold = missing(Agents(loaded.agents), Containers(), Jobs())
+    unsupported = [(agent, match) for agent in loaded.agents for match in agent.match if match.form in untold]
     warnings = [
-        ("agents", f"agent {agent.agent}: no workload is recognised by {match.form} ({match.pattern}) in this version")
+        (
+            "agents",
+            f"agent {agent.agent}: nothing is recognised by {match.form} ({match.pattern}): {untold[match.form]}",
+        )
         for agent, match in unsupported
     ]
-    warnings += [("agents", says) for agent in loaded.agents for says in _not_enforced(agent)]
+    warnings += [("notify", says) for says in unreachable(loaded)]
     warnings += [("rules", says) for says in _idle(loaded.rules)]
     if loaded.config.mode == "enforce" and not _may_use_gpus(loaded.agents, [match for _, match in unsupported]):
         warnings += [
@@ -77,19 +84,10 @@ def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
     return warnings
 
 
-def _not_enforced(agent: AgentFile) -> Iterator[str]:
-    stated = [name for name in ("egress", "exec", "approve", "response") if getattr(agent, name)]
-    if stated:
-        yield f"agent {agent.agent}: {', '.join(stated)} can be stated, but nothing enforces it in this version"
-
-
 def _idle(rules: RuleSet) -> Iterator[str]:
     """Rules that do less than they say, or none at all."""
     if not rules:
         yield "there are none, so nothing is ever found; `rules` in the configuration replaces the shipped ones"
-    for rule in rules:
-        if rule.info.action not in AVAILABLE:
-            yield f"`{rule.info.title}` ({rule.info.path}) only alerts: {rule.info.action} is not available yet"
     if rules.limited():
         yield f"{rules.limited()}; why: hostbrake rules coverage"
 

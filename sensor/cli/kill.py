@@ -5,38 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from sensor.node import NodeError, cgroup2_mount
+from sensor.cli.targets import PATH, Found, hierarchy, of_agents, one, opened, plural
 from sensor.respond.act import kill_cgroups
-from sensor.respond.cgroupfs import Cgroup, CgroupRoot
-from sensor.respond.guards import Guards
 
-if TYPE_CHECKING:
-    from sensor.agents_file import AgentFile
-
-_PATH = click.Path(path_type=Path)
 _NAMED = 20
-
-
-class _Found:
-    """What is to be killed, and what stands in the way of all of it."""
-
-    def __init__(self) -> None:
-        self.paths: list[str] = []
-        self.left: list[str] = []
-        """What this command will not or cannot kill, one sentence each."""
 
 
 @click.command("kill")
 @click.argument("agent", required=False)
 @click.option("--cgroup", metavar="PATH", help="this cgroup, from the cgroup v2 root or as a directory below its mount")
 @click.option("--all", "everyone", is_flag=True, help="every agent that has a file")
-@click.option("--cgroup-root", type=_PATH, help="look for agents only in this cgroup v2 directory")
-@click.option("--agents", "agents_dir", type=_PATH, help="directory of agents, instead of the configured")
-@click.option("--config", type=_PATH, help="instead of /etc/hostbrake/sensor.yml")
+@click.option("--cgroup-root", type=PATH, help="look for agents only in this cgroup v2 directory")
+@click.option("--agents", "agents_dir", type=PATH, help="directory of agents, instead of the configured")
+@click.option("--config", type=PATH, help="instead of /etc/hostbrake/sensor.yml")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
 @click.option(
     "--timeout",
@@ -65,161 +49,14 @@ def kill(
     start = time.monotonic()
     if [agent is not None, cgroup is not None, everyone].count(True) != 1:
         raise click.UsageError("give one of AGENT, --cgroup PATH and --all")
-    root, scope = _root(cgroup_root)
-    found = _agents(root, scope, agent, agents_dir, config) if cgroup is None else _one(root, cgroup)
-    processes, survivors = kill_cgroups(_open(root, found), timeout)
+    root, scope = hierarchy(cgroup_root)
+    found = of_agents(root, scope, agent, agents_dir, config) if cgroup is None else one(root, cgroup)
+    processes, survivors = kill_cgroups(opened(root, found), timeout)
     _report(found, processes, survivors, (time.monotonic() - start) * 1000, as_json)
     sys.exit(1 if survivors or found.left else 0)
 
 
-def _root(cgroup_root: Path | None) -> tuple[CgroupRoot, str]:
-    """The hierarchy, and the path of the part of it in which agents are looked for."""
-    try:
-        mount = cgroup2_mount().resolve()
-    except NodeError as error:
-        _refuse(str(error), 1)
-    watched = cgroup_root.resolve() if cgroup_root else mount
-    if not watched.is_dir():
-        _refuse(f"{cgroup_root} is no directory", 2)
-    if not watched.is_relative_to(mount):
-        return CgroupRoot(watched), "/"  # another mount of the hierarchy
-    return CgroupRoot(mount), "/" + str(watched.relative_to(mount)).removeprefix(".")
-
-
-def _one(root: CgroupRoot, given: str) -> _Found:
-    below_mount = Path(given).is_relative_to(root.mount)
-    path = given.removeprefix(root.mount) if below_mount else given
-    opened = root.open(path)
-    if opened is None or not given.startswith("/"):
-        _refuse(f"there is no cgroup {given!r}; it counts from {root.mount} and starts with /", 2)
-    path = opened.path
-    opened.close()
-    found = _Found()
-    found.paths = _workloads(root, path)
-    guards = Guards(root, own="this command")
-    for target in found.paths:
-        refusal = guards.refusal(target, workload=target != path)
-        if refusal:
-            _refuse(f"not killed: {refusal}", 2)
-    return found
-
-
-def _workloads(root: CgroupRoot, path: str) -> list[str]:
-    if "slurmstepd.scope/" not in path:
-        return [path]
-    from sensor.respond.plan import workloads
-
-    return [target.path for target in workloads(root, path)]
-
-
-def _agents(root: CgroupRoot, scope: str, name: str | None, agents_dir: Path | None, config: Path | None) -> _Found:
-    """The cgroups of the agent `name`, or of every agent."""
-    from sensor.agents_file import read_agents
-
-    directory, protect = _configured(agents_dir, config)
-    files, faults = read_agents(directory)
-    for fault in faults:
-        click.echo(str(fault), err=True)
-    wanted = [file for file in files if name in (None, file.agent)]
-    if not wanted:
-        known = ", ".join(sorted(file.agent for file in files)) or "none"
-        _refuse(f"no agent {name!r} in {directory}; known: {known}" if name else f"no agents in {directory}", 2)
-    found = _Found()
-    if name is None and faults:
-        found.left.append(f"the agents of files with faults in {directory}")
-    found.left += _unresolved(wanted)
-    guards = Guards(root, protect, own="this command")
-    _find(root, scope, files, {file.agent for file in wanted}, guards=guards, found=found)
-    return found
-
-
-def _configured(agents_dir: Path | None, config: Path | None) -> tuple[Path, list[str]]:
-    """Where the agents are, and what the site protects; a broken configuration does not keep anyone from killing."""
-    from sensor.agents_file import DEFAULT_AGENTS_DIR
-    from sensor.config import load_config
-    from sensor.faults import FaultsError
-
-    try:
-        loaded = load_config(config, {})
-    except FaultsError as error:
-        directory = agents_dir or Path(DEFAULT_AGENTS_DIR)
-        for fault in error.faults:
-            click.echo(str(fault), err=True)
-        click.echo(f"hostbrake: the configuration is broken; agents are taken from {directory}", err=True)
-        return directory, []
-    return agents_dir or Path(loaded.agents), loaded.protect
-
-
-def _unresolved(wanted: list[AgentFile]) -> list[str]:
-    """Matches that name no cgroups, which this command therefore cannot find."""
-    return [
-        f"whatever of {file.agent} only `{match.form}: {match.pattern}` matches: it cannot be told from cgroups"
-        for file in wanted
-        for match in file.match
-        if match.form not in ("cgroup", "systemd")
-    ]
-
-
-def _find(
-    root: CgroupRoot, scope: str, files: list[AgentFile], wanted: set[str], *, guards: Guards, found: _Found
-) -> None:
-    from sensor.context.agents import Agents
-    from sensor.context.workload import parse
-    from sensor.respond.plan import is_workload
-
-    matched = Agents(files)
-    owners: dict[str, str] = {}
-    for path in [scope, *root.below(scope)]:
-        owner = matched.of_cgroup(path, parse(path))
-        if owner is not None:
-            owners[path] = owner.agent
-    for path in _topmost(root, owners, wanted, found):
-        for target in _workloads(root, path):
-            refusal = guards.refusal(target, workload=is_workload(target, parse(target).container_id))
-            if refusal:
-                found.left.append(refusal)
-            else:
-                found.paths.append(target)
-
-
-def _topmost(root: CgroupRoot, owners: dict[str, str], wanted: set[str], found: _Found) -> list[str]:
-    """The wanted agents' cgroups that lie in no other of them, and hold none of another agent."""
-    foreign = {above for path, owner in owners.items() if owner not in wanted for above in _lineage(path)}
-    tops: list[str] = []
-    for path, owner in owners.items():
-        if owner not in wanted or any(above in tops for above in _lineage(path)):
-            continue
-        if path not in foreign:
-            tops.append(path)
-        elif _has_own_processes(root, path):
-            found.left.append(f"what runs in {path} itself, which holds another agent too")
-    return tops
-
-
-def _lineage(path: str) -> list[str]:
-    """`path` and all above it but the root."""
-    parts = path.split("/")
-    return ["/".join(parts[:end]) for end in range(2, len(parts) + 1)]
-
-
-def _has_own_processes(root: CgroupRoot, path: str) -> bool:
-    return bool(Path(root.mount, path.strip("/"), "cgroup.procs").read_bytes().strip())
-
-
-def _open(root: CgroupRoot, found: _Found) -> list[Cgroup]:
-    opened = []
-    for path in found.paths:
-        try:
-            cgroup = root.open(path)
-        except OSError as error:
-            found.left.append(f"{path}: {error.strerror}")
-            continue
-        if cgroup is not None:  # one that has gone since holds nobody
-            opened.append(cgroup)
-    return opened
-
-
-def _report(found: _Found, processes: int, survivors: list[str], spent_ms: float, as_json: bool) -> None:
+def _report(found: Found, processes: int, survivors: list[str], spent_ms: float, as_json: bool) -> None:
     if as_json:
         from sensor.record.encode import encode
 
@@ -232,16 +69,11 @@ def _report(found: _Found, processes: int, survivors: list[str], spent_ms: float
         }
         click.echo(encode(report))
         return
-    where = f"{len(found.paths)} cgroup{'' if len(found.paths) == 1 else 's'}"
-    click.echo(f"killed {processes} process{'' if processes == 1 else 'es'} in {where} in {spent_ms:.1f} ms")
+    where = plural(len(found.paths), "cgroup")
+    click.echo(f"killed {plural(processes, 'process')} in {where} in {spent_ms:.1f} ms")
     for survivor in survivors[:_NAMED]:
         click.echo(f"alive: {survivor}", err=True)
     if len(survivors) > _NAMED:
         click.echo(f"alive: {len(survivors) - _NAMED} more", err=True)
     for left in found.left:
         click.echo(f"not killed: {left}", err=True)
-
-
-def _refuse(why: str, code: int) -> NoReturn:
-    click.echo(f"hostbrake: {why}", err=True)
-    sys.exit(code)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import yaml
 
+from sensor.address import Escalate
 from sensor.agents_file import AgentFile, parse_destination
 from sensor.events import rfc3339
 from sensor.match.profile import DAY, LEARN_DAYS, LEARN_EVENTS, LEARN_HOURS, Profile, Seen
@@ -24,6 +25,7 @@ def render(profile: Profile, declared: AgentFile) -> str:
         "owner:",
         f"  name: {quoted(declared.owner.name)}",
         *_list("  notify", declared.owner.notify),
+        *_escalate(declared.owner.escalate),
         "match:",
         *(f"  - {match.form}: {quoted(match.pattern)}" for match in declared.match),
         *_gpu(profile.gpu, declared),
@@ -31,6 +33,8 @@ def render(profile: Profile, declared: AgentFile) -> str:
         *_exec(profile, declared),
         *_list("approve", declared.approve),
     ]
+    if declared.approve_within is not None:
+        lines.append(f"approve_within: {declared.approve_within}")
     if declared.response is not None:
         lines += ["response:", f"  action: {declared.response.action}"]
     return "\n".join(lines) + "\n"
@@ -39,6 +43,13 @@ def render(profile: Profile, declared: AgentFile) -> str:
 def quoted(text: str) -> str:
     """A YAML scalar on one line, printable ASCII alone."""
     return yaml.safe_dump(text, default_style='"', allow_unicode=False, width=1 << 30).rstrip("\n")
+
+
+def _escalate(escalate: Escalate | None) -> Iterator[str]:
+    if escalate is not None:
+        yield "  escalate:"
+        yield f"    after: {quoted(escalate.after)}"
+        yield from _list("    notify", escalate.notify)
 
 
 def _head(profile: Profile) -> Iterator[str]:

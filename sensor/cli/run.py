@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -41,9 +42,10 @@ def _majors(_context: click.Context, _option: click.Parameter, value: str | None
 @click.option("--control-socket", type=_PATH, metavar="PATH", help="where `hostbrake status` asks")
 @click.option("--pin-dir", type=_PATH, metavar="DIR", help="where programs are pinned; nothing is, in this version")
 @click.option("--no-pin", is_flag=True, help="pin nothing")
+@click.option("--no-notify", is_flag=True, help="tell nobody, whatever agents' files and configuration say")
 @click.option("--gpu-majors", callback=_majors, metavar="N,N", help="device majors that are GPUs, besides those known")
-def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
-    """Run the sensor in the foreground until SIGTERM or Ctrl-C.
+def run(config_path: Path | None, no_pin: bool, no_notify: bool, **given: Any) -> None:
+    """Run the sensor in the foreground until SIGTERM or Ctrl-C; SIGHUP makes it read its files anew.
 
     What is given here wins over the configuration file. Logs go to standard error; `ready` there means that every
     program is attached. Exits 2 where configuration, agents or rules have a fault (every one is named), 1 where the
@@ -52,6 +54,8 @@ def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
     overrides = {name: value for name, value in given.items() if value not in (None, ())}
     if no_pin:
         overrides["pin_dir"] = None
+    if no_notify:
+        overrides["notify"] = None
     if "rules" in overrides:
         overrides["rules"] = list(overrides["rules"])
     gc.disable()  # until the sensor is ready: everything made until then stays
@@ -60,7 +64,6 @@ def run(config_path: Path | None, no_pin: bool, **given: Any) -> None:
 
 def _run(config_path: Path | None, overrides: dict[str, Any], loading: Loading) -> None:
     # Imported only now, while the kernel verifies the programs: each takes about as long as the other.
-    from sensor.context.agents import Agents
     from sensor.control import ControlError
     from sensor.daemon import Daemon
     from sensor.node import NodeError
@@ -70,7 +73,8 @@ def _run(config_path: Path | None, overrides: dict[str, Any], loading: Loading) 
     from sensor.startup import load_everything
 
     configure()
-    loaded = load_everything(config_path, overrides, cache_rules=True)
+    load = partial(load_everything, config_path, overrides, cache_rules=True)
+    loaded = load()
     config = loaded.config
     if config.backend == "bcc":
         _refuse("the bcc backend comes in a later version; use --backend core on a kernel with BTF")
@@ -78,7 +82,7 @@ def _run(config_path: Path | None, overrides: dict[str, Any], loading: Loading) 
     if missing:
         _refuse(missing)
     try:
-        daemon = Daemon(config, loaded.rules, Agents(loaded.agents), loading.programs())
+        daemon = Daemon(loaded, loading.programs(), load)
     except (AuditError, BpfError, ControlError, NodeError) as error:
         _refuse(str(error))
     except OSError as error:

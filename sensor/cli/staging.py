@@ -98,8 +98,13 @@ def start_in(cgroup: Path, command: Sequence[str | Path]) -> subprocess.Popen[by
 class Sensor:
     """A sensor of its own, in a process of its own, that watches one cgroup."""
 
-    def __init__(self, directory: Path, cgroup: Path, *options: str, stdout: int = subprocess.DEVNULL) -> None:
-        """`options` of `hostbrake run` win over what is set here; this node's own configuration does not count."""
+    def __init__(
+        self, directory: Path, cgroup: Path, *options: str, stdout: int = subprocess.DEVNULL, notify: bool = False
+    ) -> None:
+        """`options` of `hostbrake run` win over what is set here; this node's own configuration does not count.
+
+        Nobody is told anything, unless `notify` is given.
+        """
         config, agents = directory / "sensor.yml", directory / "agents.d"
         config.touch()
         agents.mkdir(exist_ok=True)
@@ -111,9 +116,10 @@ class Sensor:
         own = {"config": config, "cgroup-root": cgroup, "agents": agents, "alerts": self.alerts}
         own |= {"state-dir": directory / "state", "control-socket": self.socket}
         arguments = [f"--{name}={value}" for name, value in own.items()]
+        quiet = [] if notify else ["--no-notify"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", program, "run", "--no-pin", *arguments, *options],
+                [sys.executable, "-c", program, "run", "--no-pin", *quiet, *arguments, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=log,

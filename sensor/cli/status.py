@@ -63,11 +63,27 @@ def _show(answer: dict[str, Any]) -> None:
     table.add_row("collapsed", f"{collapsed:,} repeats, counted in the kernel and not sent")
     if answer["control_refused"]:
         table.add_row("refused", f"{answer['control_refused']:,} requests at the control socket")
+    if waiting := answer["approvals"]["pending"]:
+        table.add_row("pending", f"{waiting} frozen, waiting for an answer: hostbrake pending", style="yellow")
+    table.add_row("notified", _notified(answer["notifications"]))
     lost = answer["lost"]
     table.add_row("lost", "\n".join(_counts(lost)) or "nothing", style="bold red" if lost else "")
+    if clashes := answer["agents_that_clash"]:
+        table.add_row("agents clash", "\n".join(_counts(clashes)), style="bold red")
     for what, why in answer["not_available"].items():
         table.add_row(what, f"not available: {why}", style="yellow")
     Console(highlight=False).print(table)
+
+
+def _notified(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "nobody: notifications are off"
+    parts = [f"{told['sent']:,} sent, {told['waiting']:,} waiting"]
+    if told["unacknowledged"]:
+        parts.append(f"{told['unacknowledged']:,} incidents not acknowledged: hostbrake ack lists them")
+    if failure := told["last_failure"]:
+        parts.append(f"{told['failed']:,} failed, last {failure['time']} to {failure['to']}: {failure['why']}")
+    return "\n".join(parts)
 
 
 def _up(since: int) -> str:

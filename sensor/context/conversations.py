@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sensor.context.flows import DNS_PORT, SAME, Flows
 from sensor.context.names import Answer, Names, Parser
 from sensor.context.usage import Usage
-from sensor.decode import Ends, FlowTotals, Payload
-from sensor.events import AnyEvent, DnsQuery, NetworkConnection, NetworkFlow, NetworkPayload
+from sensor.decode import Ends, FlowTotals, Payload, Relay
+from sensor.events import AnyEvent, DnsQuery, NetworkConnection, NetworkFlow, NetworkPayload, NetworkRelay
 
 if TYPE_CHECKING:
     from sensor.protocols import Finding
@@ -89,13 +89,13 @@ class Conversations:
         events.append(
             NetworkFlow(
                 **base,
-                **self.ends(raw.ends),
+                **self.ends(raw.ends, raw.accepted),
                 destination_hostname=name or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time),
                 bytes_out=raw.bytes_out,
                 bytes_in=raw.bytes_in,
                 packets_out=raw.packets_out,
                 packets_in=raw.packets_in,
-                duration=round((raw.time - raw.began) / 1e9, 3),
+                duration=round((raw.time - raw.began) / 1e9, 3) if raw.began else None,
                 flows=raw.flows,
                 refused=raw.refused,
                 application_protocol=SAME.get(protocol, protocol) if protocol else None,
@@ -105,12 +105,44 @@ class Conversations:
         )
         return events
 
+    def relay(self, raw: Relay, base: Base) -> NetworkRelay:
+        self._add_process(raw.tgid, raw.start, base)
+        said = self.flows.said(raw.outer)
+        name = said.name if said else None
+        inner, holder = raw.inner, self._clients.get((raw.inner_tgid, raw.inner_start))
+        image = None if holder is None or raw.accepted else holder.image
+        return NetworkRelay(
+            **base,
+            **self.ends(raw.outer),
+            destination_hostname=name or self.names.name(raw.cgroup_id, raw.outer.remote, raw.time),
+            application_protocol=said.protocol if said else None,
+            ssh_banner=said.ssh_banner if said else None,
+            tls_server_name=name if said and said.protocol == "tls" else None,
+            relay_ip=inner.remote,
+            relay_port=inner.local_port if raw.accepted else inner.remote_port,
+            relay_scope=self._scope(inner.remote),
+            relay_process_id=raw.inner_tgid or None,
+            relay_image=image,
+            relay_same_image=None if image is None else image == base.get("image"),
+            relay_initiated=not raw.accepted,
+            relay_prompted=raw.prompted,
+            relay_shared=raw.shared,
+            relay_exchanges=raw.exchanges,
+            relay_turns=raw.turns,
+            relay_large=raw.large,
+            relay_verbatim=raw.verbatim,
+            relay_missed=raw.missed,
+            relay_matched=round(200 * raw.turns / max(2 * raw.turns + raw.missed, 1), 1),
+            relay_bytes_in=raw.bytes_in,
+            relay_bytes_out=raw.bytes_out,
+        )
+
     def losses(self) -> dict[str, int]:
         return {"flows_evicted": self.flows.evicted, "names_evicted": self.names.evicted}
 
     def _found(self, finding: Finding, raw: Payload | FlowTotals, base: Base) -> list[AnyEvent]:
         name = _name(finding) or self.names.name(raw.cgroup_id, raw.ends.remote, raw.time)
-        ends = self.ends(raw.ends)
+        ends = self.ends(raw.ends, raw.accepted)
         return [NetworkPayload(**base, **ends, **_said(finding), destination_hostname=name)]
 
     def _parse(self, message: bytes) -> Answer | None:
@@ -131,10 +163,10 @@ class Conversations:
             for name in _PROCESS:
                 base[name] = getattr(client, name)
 
-    def ends(self, ends: Ends) -> Base:
+    def ends(self, ends: Ends, accepted: bool = False) -> Base:
         """The fields of an event that a flow's ends give."""
         return {
-            "initiated": True,
+            "initiated": not accepted,
             "protocol": PROTOCOLS.get(ends.protocol) or str(ends.protocol),
             "destination_ip": ends.remote,
             "destination_port": ends.remote_port,

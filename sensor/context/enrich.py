@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from sensor import decode
-from sensor.agents_file import AgentFile
 from sensor.context.agents import Agents
 from sensor.context.cgroups import Cgroups
+from sensor.context.containers import Containers
 from sensor.context.conversations import PROTOCOLS, Conversations
 from sensor.context.devices import Devices
 from sensor.context.gpus import DRIVER, Nvml
 from sensor.context.held import HeldEnd
 from sensor.context.identity import guid
+from sensor.context.membership import Follower, Membership, agent_fields
 from sensor.context.processes import Process, Processes
+from sensor.context.recognise import Recogniser
 from sensor.context.remote import Remote, Suspect
 from sensor.context.routes import Routes
+from sensor.context.slurm import Jobs
 from sensor.context.steered import may_steer, process_stdio
 from sensor.context.usage import Usages
 from sensor.context.users import Users
@@ -31,6 +34,7 @@ from sensor.events import (
     CpuRounding,
     DeviceOpen,
     NetworkConnection,
+    NetworkRelay,
     ProcessCreation,
     ProcessStdio,
 )
@@ -47,19 +51,6 @@ def _family(number: int) -> str:
     return _FAMILIES.get(number) or str(number)
 
 
-def _agent_fields(agent: AgentFile | None) -> dict[str, Any]:
-    """What an event says of its agent."""
-    if agent is None:
-        return {}
-    return {
-        "agent": agent.agent,
-        "agent_owner": agent.owner.name,
-        "agent_purpose": agent.purpose,
-        "agent_gpu": agent.gpu.allow if agent.gpu else None,
-        "agent_egress": agent.egress.default if agent.egress else None,
-    }
-
-
 class _Place(msgspec.Struct, frozen=True, gc=False):
     """All that an event says of its cgroup."""
 
@@ -73,21 +64,10 @@ class _Place(msgspec.Struct, frozen=True, gc=False):
     agent_purpose: str | None = None
     agent_gpu: bool | None = None
     agent_egress: str | None = None
-
-
-class Follower(Protocol):
-    """Who has to know at once what belongs to which agent: `sensor.respond.brakes.Brakes`."""
-
-    def made(self, cgroup_id: int, path: str, agent: str | None) -> None:
-        """This cgroup is new."""
-
-    def removed(self, cgroup_id: int) -> None: ...
-
-    def belongs(self, tgid: int, agent: str, cgroup_id: int) -> None:
-        """This process is an agent's by its user."""
-
-    def name(self, number: int) -> str | None:
-        """The agent that the kernel side knows by this number."""
+    by_user: bool = False
+    """The agent is the user's, not the cgroup's."""
+    asks_user: str | None = None
+    """The Slurm job whose user is not known yet."""
 
 
 class Context:
@@ -100,7 +80,15 @@ class Context:
     so nothing falls between.
     """
 
-    def __init__(self, *, cgroup_root: Path, agents: Agents, gpu_majors: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        cgroup_root: Path,
+        agents: Agents,
+        gpu_majors: Iterable[int] = (),
+        containers: Containers | None = None,
+        jobs: Jobs | None = None,
+    ) -> None:
         self.processes = Processes()
         self.cgroups = Cgroups(cgroup_root)
         self.devices = Devices(gpu_majors)
@@ -110,8 +98,7 @@ class Context:
         self.remote = Remote()
         self._gpus = Nvml() if DRIVER.exists() else None
         self.usages = Usages(cgroup_root, self._gpus)
-        self._agents = agents
-        self._follower: Follower | None = None
+        self._members = Membership(cgroup_root, agents, self.users.name, containers, jobs)
         self._places: dict[int | tuple[int, int], _Place] = {}
         self._offset = 0
         self._offset_due = 0
@@ -123,22 +110,36 @@ class Context:
         self.processes.seed()
 
     def use_agents(self, agents: Agents) -> None:
-        """From the next event on, these are the agents."""
-        self._agents = agents
+        """From the next event on, these are the agents. Whoever follows is then to be told of all cgroups, and
+        `bind_users` called.
+        """
+        self._members.use(agents)
         self._places.clear()
 
     def follow(self, follower: Follower) -> None:
         """Tell `follower` of cgroups that come and go, from the next event on."""
-        self._follower = follower
+        self._members.follower = follower
 
     def agent_of(self, cgroup_id: int, path: str) -> str | None:
-        """The agent that a cgroup belongs to by its path."""
-        agent = self._agents.of_cgroup(path, parse(path))
-        return agent.agent if agent else None
+        """The agent that a cgroup belongs to."""
+        return self._members.of_cgroup(cgroup_id, path)
+
+    def bind_users(self, before: Agents | None = None) -> None:
+        """See `Membership.bind_users`."""
+        self._members.bind_users(self.cgroups.items(), before)
+
+    @property
+    def recogniser(self) -> Recogniser:
+        return self._members.recogniser
+
+    def advance(self, now: int) -> None:
+        """Take in what became known meanwhile; to be called every few seconds with the time since boot, nanoseconds."""
+        if now >= self._offset_due:
+            self._tick(now)
 
     @property
     def agents(self) -> Agents:
-        return self._agents
+        return self._members.agents
 
     def filenos(self) -> tuple[int, ...]:
         """Descriptors to wait on: one is readable when routes may have changed."""
@@ -154,7 +155,8 @@ class Context:
     def missing(self) -> dict[str, str]:
         """What there is on this node but no way to know -> why."""
         why = self._gpus.why if self._gpus else None
-        return {"gpu utilisation": why} if why else {}
+        unknown = {f"agents by {form}": why for form, why in self.recogniser.missing().items()}
+        return ({"gpu utilisation": why} if why else {}) | unknown
 
     def losses(self) -> dict[str, int]:
         """What the tables had to let go or could not find, since the sensor began."""
@@ -165,6 +167,7 @@ class Context:
             "users_unanswered": self.users.unanswered,
             "routes_failed": self.routes.failures,
             "gpus_silent": self._gpus.failures if self._gpus else 0,
+            **self.recogniser.losses(),
             "suspects_evicted": self.remote.evicted,
             "looks_failed": self.remote.failed,
             **self.conversations.losses(),
@@ -196,6 +199,8 @@ class Context:
             base = self._base(raw)
             usage = None if raw.closed else self.usages.of(raw.cgroup_id, base["cgroup_path"], raw.time)
             return self.conversations.totals(raw, base, usage)
+        elif isinstance(raw, decode.Relay):
+            return self._relay(raw)
         else:
             return self._cgroup(raw)
         return None
@@ -204,21 +209,27 @@ class Context:
         self._offset = boottime_offset()
         self._offset_due = now + _SECOND
         self.cgroups.retry()
+        self._recognise()
         if now >= self._users_due:
             self._users_due = now + 60 * _SECOND
             self.users.refresh()
+
+    def _recognise(self) -> None:
+        """Take in what container runtimes and Slurm have told since the last call."""
+        changed = self._members.news()
+        if changed:
+            for key in [key for key in self._places if (key if isinstance(key, int) else key[0]) in changed]:
+                del self._places[key]
 
     def _cgroup(self, raw: decode.Kernel) -> AnyEvent | None:
         if isinstance(raw, decode.CgroupMade):
             self.cgroups.learn(raw.made, raw.path)
             self._places.pop(raw.made, None)
-            if self._follower:
-                self._follower.made(raw.made, raw.path, self.agent_of(raw.made, raw.path))
+            self._members.made(raw.made, raw.path)
         elif isinstance(raw, decode.CgroupRemoved):
             self.cgroups.forget(raw.removed)
             self._places.pop(raw.removed, None)
-            if self._follower:
-                self._follower.removed(raw.removed)
+            self._members.removed(raw.removed)
         elif isinstance(raw, decode.CgroupMoved):
             if raw.path:
                 self.cgroups.learn(raw.into, raw.path)
@@ -237,41 +248,38 @@ class Context:
             "cgroup_path": raw.path,
         }
         return CgroupMigration(
-            **base | self._agent_fields(raw.left),
+            **base | agent_fields(self._members.of_number(raw.left)),
             left_agent=True,
             image=own.image if own else None,
             command_line=own.command_line if own else None,
             args=own.args if own else None,
         )
 
-    def _agent_fields(self, number: int) -> dict[str, Any]:
-        """Of the agent whose limit the kernel side applied."""
-        agent = self._agents.named(self._follower.name(number)) if self._follower else None
-        return _agent_fields(agent) if agent else {}
-
     def _place(self, cgroup_id: int, uid: int, user: str | None) -> _Place:
-        key = (cgroup_id, uid) if self._agents.by_user else cgroup_id
+        key = (cgroup_id, uid) if self._members.agents.by_user else cgroup_id
         place = self._places.get(key)
         if place is None:
             path = self.cgroups.path(cgroup_id)
-            place = self._describe(path, uid, user)
+            place = self._describe(cgroup_id, path, uid, user)
             if path is not None:
                 if len(self._places) >= _PLACES_LIMIT:
                     self._places.clear()
                 self._places[key] = place
         return place
 
-    def _describe(self, path: str | None, uid: int, user: str | None) -> _Place:
+    def _describe(self, cgroup_id: int, path: str | None, uid: int, user: str | None) -> _Place:
         workload = parse(path or "/")
-        agent = self._agents.of_cgroup(path, workload) if path is not None else None
-        agent = agent or self._agents.of_user(user, uid)
+        own = self._members.recogniser.of(cgroup_id, path) if path is not None else None
+        agent = own or self._members.agents.of_user(user, uid)
         return _Place(
             path=path,
             container_id=workload.container_id,
             systemd_unit=workload.systemd_unit,
             slurm_job_id=workload.slurm_job_id,
             kubernetes_pod=workload.kubernetes_pod,
-            **_agent_fields(agent),
+            by_user=own is None and agent is not None,
+            asks_user=self._members.recogniser.wants_user(path) if path is not None else None,
+            **agent_fields(agent),
         )
 
     def _exec(self, raw: decode.Exec) -> ProcessCreation:
@@ -283,8 +291,10 @@ class Context:
         parent = processes.find(*chain[0], parent_image, chain[1:]) if chain else None
         user = self.users.name(raw.uid)
         place = self._place(raw.cgroup_id, raw.uid, user)
-        if self._agents.by_user and self._follower and place.agent:
-            self._follower.belongs(raw.tgid, place.agent, raw.cgroup_id)
+        if place.asks_user and raw.uid:
+            place = self._user_of_job(place.asks_user, raw, user)
+        if place.by_user and place.agent and place.path and self._members.follower:
+            self._members.follower.belongs(raw.tgid, place.agent, place.path)
         event = ProcessCreation(
             time=raw.time + self._offset,
             boottime=raw.time,
@@ -320,11 +330,18 @@ class Context:
             self._judged(event, raw)
         return event
 
+    def _user_of_job(self, job_id: str, raw: decode.Exec, user: str | None) -> _Place:
+        """Its first program that is not root's tells it."""
+        self._members.recogniser.job_runs_as(job_id, raw.uid)
+        self._recognise()
+        self._places.pop((raw.cgroup_id, raw.uid) if self._members.agents.by_user else raw.cgroup_id, None)
+        return self._place(raw.cgroup_id, raw.uid, user)
+
     def _judged(self, event: ProcessCreation | NetworkConnection | DeviceOpen, raw: decode.Origin) -> None:
         """What the kernel side decided, and by whose limits: a process that was moved is still its agent's."""
         event.denied = raw.denied
         event.would_deny = raw.unwanted or None
-        for name, value in self._agent_fields(raw.agent).items():
+        for name, value in agent_fields(self._members.of_number(raw.agent)).items():
             setattr(event, name, value)
 
     def _base(self, raw: decode.Kernel) -> dict[str, Any]:
@@ -386,6 +403,14 @@ class Context:
             event.prompted_ms = round((raw.time - raw.prompt.time) / 1e6, 3)
             event.prompted_cgroup = raw.prompt.shared
         self.conversations.connected(raw.tgid, raw.start, raw.cgroup_id, event)
+        return event
+
+    def _relay(self, raw: decode.Relay) -> NetworkRelay:
+        event = self.conversations.relay(raw, self._base(raw))
+        if event.image is None and raw.tgid:  # no connection of it was seen: the outer one may be older than we are
+            own = self.processes.find(raw.tgid, raw.start, "", ())
+            if own is not None:
+                event.image, event.command_line, event.args = own.image, own.command_line, own.args
         return event
 
     def _device(self, raw: decode.DeviceAccess) -> DeviceOpen:

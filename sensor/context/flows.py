@@ -67,6 +67,7 @@ class _Entry:
         self.dns = b""
         self.protocol = "unknown"
         self.name: str | None = None
+        self.ssh_banner: str | None = None
         self.plain = [True, True]
         self._begun = [False, False]
 
@@ -90,6 +91,8 @@ class Said(NamedTuple):
     """Of the peer, as the flow itself gives it."""
     plain: bool
     """Text that opens no protocol."""
+    ssh_banner: str | None = None
+    """Of the side that opened it."""
 
 
 class Flows:
@@ -97,6 +100,7 @@ class Flows:
 
     def __init__(self, limit: int = 16_384) -> None:
         self.evicted = 0
+        """Of those of which more might have been learned."""
         self._limit = limit
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
 
@@ -127,28 +131,32 @@ class Flows:
 
     def known(self, raw: FlowTotals) -> tuple[str | None, str | None]:
         """The protocol, "unknown" where its words say nothing and None where none were seen, and the peer's name."""
-        entry = self._entries.get(_key(raw))
+        entry = self._entries.get(_key(raw.ends))
         return (entry.protocol, entry.name) if entry else (None, None)
 
     def ended(self, raw: FlowTotals) -> Finding | None:
         """Forget a flow that has closed; what its first words say, where they were broken off, is said now."""
-        entry = self._entries.pop(_key(raw), None) if raw.closed else None
+        entry = self._entries.pop(_key(raw.ends), None) if raw.closed else None
         return None if entry is None or entry.recogniser.done else entry.recogniser.end()
 
     def said(self, ends: Ends) -> Said | None:
         """None where no words of this flow are known."""
-        entry = self._entries.get((ends.cookie, ends.remote, ends.remote_port))
-        return Said(SAME.get(entry.protocol, entry.protocol), entry.name, all(entry.plain)) if entry else None
+        entry = self._entries.get(_key(ends))
+        return (
+            Said(SAME.get(entry.protocol, entry.protocol), entry.name, all(entry.plain), entry.ssh_banner)
+            if entry
+            else None
+        )
 
     def _entry(self, raw: Payload) -> _Entry:
-        key = _key(raw)
+        key = _key(raw.ends)
         entry = self._entries.get(key)
         if entry is None:
             entry = _Entry(raw)
             self._entries[key] = entry
             if len(self._entries) > self._limit:
-                self._entries.popitem(last=False)
-                self.evicted += 1
+                _, oldest = self._entries.popitem(last=False)
+                self.evicted += not oldest.recogniser.done
         return entry
 
 
@@ -160,13 +168,14 @@ def _recognise(entry: _Entry, inbound: bool, data: bytes) -> Finding | None:
     if found is not None:
         entry.protocol = found.protocol
         entry.name = found.tls_server_name or found.http_host or entry.name
+        entry.ssh_banner = found.ssh_banner or entry.ssh_banner
     elif entry.protocol == "unknown":
         entry.weigh(inbound, data)
     return found
 
 
-def _key(raw: Payload | FlowTotals) -> Key:
-    return raw.ends.cookie, raw.ends.remote, raw.ends.remote_port
+def _key(ends: Ends) -> Key:
+    return ends.cookie, ends.remote, ends.remote_port
 
 
 def _is_text(data: bytes) -> bool:

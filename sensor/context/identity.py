@@ -48,3 +48,16 @@ def start_ticks(tgid: int) -> int | None:
     """
     fields = stat_fields(tgid)
     return int(fields[19]) if fields else None
+
+
+def uid_and_cgroup(tgid: int) -> tuple[int, str] | None:
+    """The real user of a process, and its cgroup's path in the v2 hierarchy; None where it has ended."""
+    try:
+        with open(f"/proc/{tgid}/status", "rb") as status:
+            uid = next((int(line.split()[1]) for line in status if line.startswith(b"Uid:")), None)
+        with open(f"/proc/{tgid}/cgroup", "rb") as cgroup:
+            lines = cgroup.read().split(b"\n")
+    except OSError:
+        return None
+    path = next((line[3:] for line in lines if line.startswith(b"0::")), None)
+    return None if uid is None or path is None else (uid, path.decode("utf-8", "backslashreplace"))

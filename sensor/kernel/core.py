@@ -21,6 +21,8 @@ _RING_BYTES_PER_CPU = 256 * 1024
 _RING_BYTES_LEAST, _RING_BYTES_MOST = 4 * 1024 * 1024, 32 * 1024 * 1024
 VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 SCRATCH_PER_CPU = 4
+SILENCE_S = 30.0
+"""As Linux's own connection tracking has it for UDP (net/netfilter/nf_conntrack_proto_udp.c), and 120 s for streams."""
 _ROUNDING = "on_rounding"
 _ROUNDING_TRACEPOINT = "x86_fpu_regs_deactivated"
 _LOOK = "on_descriptor"
@@ -131,7 +133,7 @@ class CoreBackend:
         cgroup_fd = os.open(cgroup_root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name, program in self._programs.items():
-                if name != _LOOK:  # runs only when it is told to
+                if name != _LOOK and self._object.is_attachable(program):  # else it runs only when it is told to
                     self._object.attach(program, cgroup_fd)
         finally:
             os.close(cgroup_fd)
@@ -193,6 +195,14 @@ class CoreBackend:
             name: dict(zip(wire.COUNTERS, sums[kind * width : (kind + 1) * width], strict=True))
             for kind, name in wire.KINDS.items()
         }
+
+    def sweep(self, *, silence_s: float = SILENCE_S, final: bool = False) -> None:
+        """Have the kernel side tell what no further packet or close would bring up: what the last flows of a storm
+        carried, a second later, and datagram flows without a packet for `silence_s` (four times that, where both
+        sides spoke more than once; connected sockets tell at their close). To be called every few seconds; with
+        `final` all that is due is told. Raises BpfError.
+        """
+        self._object.run(self._programs["on_sweep"], wire.SWEEP.pack(int(silence_s * 1e9), final, 0))
 
     def missed_runs(self) -> dict[str, int]:
         """How often the kernel skipped a program because it was already running on that CPU (bpf_prog_info's

@@ -34,6 +34,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_object__find_map_by_name": (_POINTER, [_POINTER, ctypes.c_char_p]),
     "bpf_object__next_program": (_POINTER, [_POINTER, _POINTER]),
     "bpf_map__fd": (ctypes.c_int, [_POINTER]),
+    "bpf_prog_test_run_opts": (ctypes.c_int, [ctypes.c_int, _POINTER]),
     "bpf_map__set_max_entries": (ctypes.c_int, [_POINTER, ctypes.c_uint32]),
     "bpf_map_update_elem": (ctypes.c_int, [ctypes.c_int, _POINTER, _POINTER, ctypes.c_uint64]),
     "bpf_map_delete_elem": (ctypes.c_int, [ctypes.c_int, _POINTER]),
@@ -68,6 +69,28 @@ class _IterOptions(ctypes.Structure):
     """struct bpf_iter_attach_opts (bpf/libbpf.h)."""
 
     _fields_ = (("sz", ctypes.c_size_t), ("link_info", ctypes.c_void_p), ("link_info_len", ctypes.c_uint32))
+
+
+class _RunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts in bpf/bpf.h."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", _POINTER),
+        ("data_out", _POINTER),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_char_p),
+        ("ctx_out", _POINTER),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
 
 
 class Libbpf:
@@ -166,6 +189,17 @@ class BpfObject:
             self._library.void("bpf_link__destroy", link)
         with open(descriptor, "rb", buffering=0) as iterator:
             return _all_of(iterator, limit)
+
+    def is_attachable(self, program: int) -> bool:
+        """A program of type syscall is only run on request: `run`."""
+        return self._library.text("bpf_program__section_name", program) != "syscall"
+
+    def run(self, program: int, context: bytes) -> None:
+        """Run a program of type syscall once, with this context."""
+        options = _RunOptions(sz=ctypes.sizeof(_RunOptions), ctx_in=context, ctx_size_in=len(context))
+        name = self._library.text("bpf_program__name", program)
+        what = f"BPF program {name} cannot be run"
+        self._library.call("bpf_prog_test_run_opts", self.program_fd(program), ctypes.byref(options), what=what)
 
     def program_fd(self, program: int) -> int:
         return int(self._library.call("bpf_program__fd", program, what="program descriptor"))

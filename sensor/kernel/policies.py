@@ -73,6 +73,11 @@ class Policies:
     def unbind(self, tgid: int) -> None:
         self._maps.delete("bound", tgid.to_bytes(4, sys.byteorder))
 
+    def binding(self, tgid: int) -> int | None:
+        """The agent that a process is bound to."""
+        found = self._maps.value("bound", tgid.to_bytes(4, sys.byteorder), wire.POLICY.size)
+        return None if found is None else wire.POLICY.unpack(found)[0]
+
     def bound(self) -> list[tuple[int, int]]:
         """(tgid, agent) of every process that is bound."""
         found = []
@@ -121,6 +126,12 @@ class Policies:
     def forget_host(self, key: bytes) -> None:
         self._maps.delete("hosts", key)
 
+    def forget_resolved(self, agent: int) -> None:
+        """The addresses that the agent may reach because a host that it may reach was said to be there."""
+        for key in list(self._maps.keys("resolved", wire.RESOLVED_KEY.size)):
+            if wire.RESOLVED_KEY.unpack(key)[0] == agent:
+                self._maps.delete("resolved", key)
+
 
 def mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
     """16 bytes, IPv4 as ::ffff:a.b.c.d (RFC 4291, section 2.5.5.2)."""
@@ -136,9 +147,10 @@ def egress_key(agent: int, network: Network, port: int | None) -> bytes:
 class ProgramTree:
     """Paths and names of programs as the kernel looks them up: `entries` holds keys and nodes of the map."""
 
-    def __init__(self, agent: int) -> None:
+    def __init__(self, agent: int, states: dict[bytes, int] | None = None) -> None:
+        """`states`: of directories, kept from one tree of the agent to the next; this one adds its own."""
         self._agent = agent
-        self._states = 0
+        self._states = {} if states is None else states
         self._nodes: dict[tuple[int, bytes], list[int]] = {}
 
     def add_name(self, name: str, verdict: int) -> None:
@@ -149,12 +161,11 @@ class ProgramTree:
         """The program with this path, or those `below` this directory."""
         state = wire.PROGRAM_ROOT
         node = [0, 0, 0]
-        for part in filter(None, path.split("/")):
-            node = self._node(state, self._component(part))
-            if not node[0]:
-                self._states += 1
-                node[0] = self._states
-            state = node[0]
+        at = b""
+        for part in map(self._component, filter(None, path.split("/"))):
+            node = self._node(state, part)
+            at += b"/" + part
+            state = node[0] = self._states.setdefault(at, len(self._states) + 1)
         node[2 if below else 1] |= verdict
 
     def _node(self, state: int, name: bytes) -> list[int]:
@@ -174,23 +185,23 @@ class ProgramTree:
 class HostTree:
     """Host names that an agent may reach, as the kernel looks them up."""
 
-    def __init__(self, agent: int) -> None:
+    def __init__(self, agent: int, states: dict[bytes, int] | None = None) -> None:
+        """`states`: of names, kept from one tree of the agent to the next; this one adds its own."""
         self.left_out: list[str] = []
         """Names with more ports than the kernel side keeps."""
         self._agent = agent
-        self._states = 0
+        self._states = {} if states is None else states
         self._nodes: dict[tuple[int, bytes], _HostNode] = {}
 
     def add(self, host: str, port: int | None) -> None:
         """`host`: a name, or "*.x" for every name below x."""
         state, node = 0, _HostNode()
         below = host.startswith("*.")
-        for label in reversed(host.removeprefix("*.").split(".")):
-            node = self._nodes.setdefault((state, label.lower().encode("ascii")), _HostNode())
-            if not node.next:
-                self._states += 1
-                node.next = self._states
-            state = node.next
+        at = b""
+        for label in reversed(host.removeprefix("*.").lower().encode("ascii").split(b".")):
+            node = self._nodes.setdefault((state, label), _HostNode())
+            at = label + b"." + at
+            state = node.next = self._states.setdefault(at, len(self._states) + 1)
         (node.below if below else node.here).add(port or 0)
 
     def entries(self) -> dict[bytes, bytes]:

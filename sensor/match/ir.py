@@ -14,7 +14,7 @@ import msgspec
 
 from sensor.verdict import RuleInfo
 
-SCHEMA = 3
+SCHEMA = 4
 """Raise it whenever a change here, in translation or in folding gives an old cache another meaning."""
 
 ONE = 0

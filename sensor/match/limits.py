@@ -71,6 +71,12 @@ class Limits(msgspec.Struct, frozen=True):
         return self.deny.match(image) or bool(self.allow.every and not self.allow.match(image))
 
 
+def destinations(texts: Iterable[str]) -> list[tuple[Network, int | None]]:
+    """The networks of a list like `egress.allow`; names are none."""
+    entries = [parse_destination(text) for text in texts]
+    return [(entry.network, entry.port) for entry in entries if entry.network is not None]
+
+
 def compile_limits(agent: AgentFile) -> Limits:
     """The limits that an agent's file states."""
     egress = [parse_destination(text) for text in agent.egress.allow] if agent.egress else []
@@ -124,11 +130,11 @@ class LimitWatch:
         if known is None:
             return []
         limits, rules = known
-        if event.denied or event.would_deny:
-            return [Verdict(rule=rules[_kind(event)], event=event)]
-        if isinstance(event, ProcessCreation) and event.image and limits.refuses(event.image):
-            return [Verdict(rule=rules["exec"], event=event)]
-        return []
+        if isinstance(event, ProcessCreation):  # it may have been denied by a rule, which says so itself
+            is_against = event.image is not None and limits.refuses(event.image)
+        else:
+            is_against = bool(event.denied or event.would_deny)
+        return [Verdict(rule=rules[_kind(event)], event=event)] if is_against else []
 
 
 def _kind(event: AnyEvent) -> str:

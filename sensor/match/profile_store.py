@@ -47,7 +47,7 @@ def read(path: Path, agent: str) -> Profile | None:
         content = file.read()
     try:
         profile = _decoder.decode(content)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DamagedError(str(error)) from None
     if profile.agent != agent or profile.version != 1 or not _is_bounded(profile):
         raise DamagedError("it is of another agent, version or size")

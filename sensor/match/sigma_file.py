@@ -208,6 +208,7 @@ def _info(entry: Entry, sigma: SigmaRuleBase) -> RuleInfo:
             for tag in sigma.tags
             if tag.namespace == "attack" and tag.name[:1] in "tT" and tag.name[1:5].isdigit()
         ),
+        kinds=tuple(tag.name for tag in sigma.tags if tag.namespace == "hostbrake"),
         path=entry.path,
         **response,
     )

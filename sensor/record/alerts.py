@@ -15,6 +15,7 @@ from sensor.events import (
     NetworkConnection,
     NetworkFlow,
     NetworkPayload,
+    NetworkRelay,
     ProcessCreation,
     ProcessStdio,
     rfc3339,
@@ -32,6 +33,7 @@ _CATEGORY = {
     NetworkConnection.CATEGORY: ("network", "connect"),
     NetworkPayload.CATEGORY: ("network", "payload"),
     NetworkFlow.CATEGORY: ("network", "flow"),
+    NetworkRelay.CATEGORY: ("network", "relay"),
     DnsQuery.CATEGORY: ("network", "dns-query"),
     DeviceOpen.CATEGORY: ("host", "device-open"),
     CpuRounding.CATEGORY: ("process", "cpu-rounding"),
@@ -121,7 +123,17 @@ def _deed_in_the_network(event: FlowEvent) -> str:
         return f"was fed by a connection to {peer} through {feeder} (pid {event.fed_by_process_id})"
     if isinstance(event, NetworkFlow):
         return f"sent {event.bytes_out or 0} and received {event.bytes_in or 0} bytes, the peer being {peer}"
+    if isinstance(event, NetworkRelay):
+        return f"relayed between {peer} and {_inner_end(event)}, {event.relay_exchanges or 0} times"
     return f"connected to {peer}"
+
+
+def _inner_end(event: NetworkRelay) -> str:
+    ip = _quoted(event.relay_ip or "?", _SHORT_LENGTH)
+    ip = f"[{ip}]" if ":" in ip else ip
+    if event.relay_initiated:
+        return f"{ip}:{event.relay_port} ({_quoted(event.relay_scope or '?', _SHORT_LENGTH)})"
+    return f"{ip}, which connected to its port {event.relay_port}"
 
 
 def _workload_in_words(event: AnyEvent) -> str | None:
@@ -184,6 +196,17 @@ def _flow(event: FlowEvent) -> dict[str, Any]:
     if isinstance(event, NetworkFlow):
         source |= {"bytes": event.bytes_out, "packets": event.packets_out}
         destination |= {"bytes": event.bytes_in, "packets": event.packets_in}
+    elif isinstance(event, NetworkRelay):
+        network["protocol"] = event.application_protocol
+        said["relay"] = {
+            "ip": event.relay_ip,
+            "port": event.relay_port,
+            "initiated": event.relay_initiated,
+            "exchanges": event.relay_exchanges,
+            "turns": event.relay_turns,
+            "bytes": {"in": event.relay_bytes_in, "out": event.relay_bytes_out},
+            "process": {"pid": event.relay_process_id, "executable": event.relay_image},
+        }
     elif isinstance(event, ProcessStdio):
         network["protocol"] = event.application_protocol
     elif isinstance(event, NetworkPayload):
@@ -224,8 +247,10 @@ def alert_id(verdict: Verdict) -> str:
     parts: list[object] = [verdict.rule.id, event.CATEGORY, event.time // 1000, event.process_guid]
     if isinstance(event, FlowEvent):
         parts += [event.protocol, event.destination_ip, event.destination_port]
-        if isinstance(event, (NetworkPayload, NetworkFlow, ProcessStdio)):
+        if isinstance(event, (NetworkPayload, NetworkFlow, NetworkRelay, ProcessStdio)):
             parts += [event.source_ip, event.source_port]
+        if isinstance(event, NetworkRelay):
+            parts += [event.relay_turns, event.relay_exchanges]
     elif isinstance(event, DnsQuery):
         parts += [event.query_name, event.query_type]
     elif isinstance(event, DeviceOpen):

@@ -41,8 +41,12 @@ class Noise:
         self.merged = 0
         """Alerts that were counted in another one instead of being written."""
         self._write = write
-        self._length = int(window_s * 1_000_000_000)
+        self.use(window_s)
         self._windows: OrderedDict[bytes, _Window] = OrderedDict()
+
+    def use(self, window_s: float) -> None:
+        """Windows that open from now on are so long; 0: none does."""
+        self._length = int(window_s * 1_000_000_000)
 
     def tell(self, verdict: Verdict, outcome: Outcome) -> bool:
         """Write this alert, or count it: False."""

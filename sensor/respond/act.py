@@ -10,7 +10,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from sensor.respond import process
@@ -125,7 +125,7 @@ class FreezeCgroups:
         self.processes = len({pid for cgroup in self._cgroups for pid in cgroup.processes()})
 
     def is_settled(self) -> bool:
-        return all(cgroup.is_frozen() for cgroup in self._cgroups)
+        return all(cgroup.is_frozen() or not cgroup.is_populated() for cgroup in self._cgroups)
 
     def finish(self) -> None:
         return
@@ -139,6 +139,42 @@ class FreezeCgroups:
     def close(self) -> None:
         for cgroup in self._cgroups:
             cgroup.close()
+
+
+class ThawCgroups:
+    """Let go on what `FreezeCgroups` stopped; what is frozen from above stays so, and that is no failure."""
+
+    def __init__(self, cgroups: Sequence[Cgroup]) -> None:
+        self.processes = 0
+        self._cgroups = cgroups
+
+    def begin(self) -> None:
+        self.processes = len({pid for cgroup in self._cgroups for pid in cgroup.processes()})
+        for cgroup in self._cgroups:
+            cgroup.freeze(False)
+
+    def is_settled(self) -> bool:
+        return not self._stopped()
+
+    def finish(self) -> None:
+        return
+
+    def wakers(self) -> list[tuple[int, int]]:
+        return [(fd, select.POLLPRI) for cgroup in self._cgroups if (fd := cgroup.events_fd()) is not None]
+
+    def survivors(self) -> list[str]:
+        return _in_words(pid for cgroup in self._stopped() for pid in cgroup.processes())
+
+    def close(self) -> None:
+        for cgroup in self._cgroups:
+            cgroup.close()
+
+    def _stopped(self) -> list[Cgroup]:
+        return [
+            cgroup
+            for cgroup in self._cgroups
+            if cgroup.is_populated() and cgroup.is_frozen() and not cgroup.is_held_above()
+        ]
 
 
 class KillProcess:
@@ -232,29 +268,36 @@ def kill_cgroups(cgroups: Iterable[Cgroup], timeout_s: float = BOUND_S) -> tuple
 
     Where the kernel refuses one cgroup, that is said of it, and the others die nevertheless. Closes them all.
     """
-    acts = {cgroup.path: KillCgroups([cgroup]) for cgroup in cgroups}
+    return _settled({cgroup.path: KillCgroups([cgroup]) for cgroup in cgroups}, timeout_s)
+
+
+def freeze_cgroups(cgroups: Iterable[Cgroup], thaw: bool, timeout_s: float = BOUND_S) -> tuple[int, list[str]]:
+    """Freeze or thaw `cgroups`, as `kill_cgroups` kills them: (how many processes, which did not follow, in words)."""
+    kind = ThawCgroups if thaw else FreezeCgroups
+    return _settled({cgroup.path: kind([cgroup]) for cgroup in cgroups}, timeout_s)
+
+
+def _settled(acts: Mapping[str, Act], timeout_s: float) -> tuple[int, list[str]]:
     failed: list[str] = []
     with contextlib.ExitStack() as held:
         for act in acts.values():
             held.callback(act.close)
         until = time.monotonic() + timeout_s
-        waiting = _settle(acts, KillCgroups.begin, failed)
+        waiting = _settle(acts, True, failed)
         while waiting and time.monotonic() < until:
             time.sleep(POLL_S)
-            waiting = _settle(waiting, None, failed)
+            waiting = _settle(waiting, False, failed)
         failed += [name for act in waiting.values() for name in act.survivors()]
     return sum(act.processes for act in acts.values()), failed
 
 
-def _settle(
-    acts: dict[str, KillCgroups], first: Callable[[KillCgroups], None] | None, failed: list[str]
-) -> dict[str, KillCgroups]:
+def _settle(acts: Mapping[str, Act], first: bool, failed: list[str]) -> dict[str, Act]:
     """Those of `acts` that have not settled; what the kernel refuses goes to `failed`."""
     waiting = {}
     for path, act in acts.items():
         try:
-            if first is not None:
-                first(act)
+            if first:
+                act.begin()
             if act.is_settled():
                 act.finish()
             else:

@@ -33,7 +33,7 @@ AgentOf = Callable[[int, str], str | None]
 class Brakes:
     """Keeps the policy maps as the agents' files say. An agent keeps its number as long as the sensor runs."""
 
-    def __init__(self, policies: Policies, mount: Path, mode: Mode, scope: str = "/") -> None:
+    def __init__(self, policies: Policies, mount: Path, scope: str = "/") -> None:
         """`mount` is where the whole v2 hierarchy is; only cgroups in `scope` are limited."""
         self.failures: Counter[str] = Counter()
         """What the kernel refused, by what it was: a limit that could not be set is a hole."""
@@ -41,25 +41,33 @@ class Brakes:
         self._mount = mount
         self._scope = scope
         self._below = scope.rstrip("/") + "/"
-        self._enforced = wire.LIMIT_ENFORCED if mode == "enforce" else 0
+        self._enforced = 0
         self._numbers: dict[str, int] = {}
         self._limits: dict[str, Limits] = {}
+        self._before: dict[str, Limits] = {}
+        """Those that are being replaced."""
         self._places: dict[int, str] = {}
         self._isolated: dict[str, int] = {}
-        self._denied: frozenset[bytes] = frozenset()
+        self._denied: dict[bytes, bytes] = {}
+        self._reached: dict[str, frozenset[tuple[Network, int | None]]] = {}
+        self._directories: dict[int, dict[bytes, int]] = {}
+        self._labels: dict[int, dict[bytes, int]] = {}
         self._resolvers: frozenset[tuple[Network, int | None]] = frozenset()
 
     def name(self, number: int) -> str | None:
         """The agent with this number."""
         return next((name for name, own in self._numbers.items() if own == number), None)
 
-    def use(self, limits: Mapping[str, Limits], cgroups: Iterable[tuple[int, str]], agent_of: AgentOf) -> None:
+    def use(
+        self, limits: Mapping[str, Limits], cgroups: Iterable[tuple[int, str]], agent_of: AgentOf, mode: Mode
+    ) -> None:
         """From now on these are the limits, and `cgroups`, (id, path) each, is every cgroup that there is.
 
-        First what is allowed, then what is limited, then what is no longer allowed: nothing that both the old and
-        the new limits let happen is denied in between.
+        First what is allowed, then what is limited and whose each cgroup is, then what is no longer allowed: nothing
+        that both the old and the new limits let happen is denied in between, and nothing that both deny happens.
         """
-        before = self._limits
+        before = self._before = self._limits
+        self._enforced = wire.LIMIT_ENFORCED if mode == "enforce" else 0
         self._limits = {name: limit for name, limit in limits.items() if _is_limiting(limit)}
         for name in self._limits:
             if name not in self._numbers and len(self._numbers) < _LAST_NUMBER:
@@ -67,26 +75,34 @@ class Brakes:
         for name, limit in self._limits.items():
             self._allow(self._numbers[name], before.get(name), limit)
         self._announce()
-        for name, number in self._numbers.items():
-            flags = self._flags(self._limits[name]) if name in self._limits else 0
-            self._try("limits", self._policies.limit, number, flags)
-        for name, limit in before.items():
-            self._forget(self._numbers[name], limit, self._limits.get(name))
+        for name, limit in self._limits.items():
+            self._try("limits", self._policies.limit, self._numbers[name], self._flags(limit))
         for cgroup_id, path in cgroups:
             self.made(cgroup_id, path, agent_of(cgroup_id, path))
-
-    def deny_everybody(self, programs: Programs) -> None:
-        """From now on no process in scope begins one of these programs; in monitor mode, each may."""
-        wanted = _entries(wire.EVERYBODY, {wire.PROGRAM_DENIED: programs}) if self._enforced else {}
-        for key, node in wanted.items():
-            self._try("programs", self._policies.name_program, key, node)
-        for key in self._denied - wanted.keys():
-            self._try("programs", self._policies.forget_program, key)
-        self._denied = frozenset(wanted)
+        for name in before.keys() - self._limits.keys():
+            self._lift(self._numbers[name])
+        for name, limit in before.items():
+            self._forget(self._numbers[name], limit, self._limits.get(name))
+        self._before = {}
         self._announce()
 
+    def _lift(self, number: int) -> None:
+        """The agent is gone, or has no limits any more: so have its processes."""
+        self._try("limits", self._policies.limit, number, 0)
+        for tgid, held in self._policies.bound():
+            if held == number:
+                self._try("processes", self._policies.unbind, tgid)
+
+    def deny_everybody(self, programs: Programs, mode: Mode) -> None:
+        """From now on no process in scope begins one of these programs; in monitor mode, each may."""
+        before = self._denied
+        self._denied = self._entries(wire.EVERYBODY, {wire.PROGRAM_DENIED: programs}) if mode == "enforce" else {}
+        self._grow(before, self._denied)
+        self._announce()
+        self._shrink(before, self._denied)
+
     def _announce(self) -> None:
-        policies = bool(self._limits or self._isolated)
+        policies = bool(self._limits or self._before or self._isolated)
         self._try("policies", self._policies.use, policies, bool(self._isolated), bool(self._denied))
 
     def trust(self, resolvers: Iterable[Address]) -> None:
@@ -94,25 +110,42 @@ class Brakes:
         may ask them.
         """
         now = {mapped(address): address for address in resolvers}
+        for address in now.values():
+            self._try("resolvers", self._policies.trust_resolver, address)
         for key in self._policies.resolvers():
             if key not in now:
                 self._try("resolvers", self._policies.distrust_resolver, key)
-        for address in now.values():
-            self._try("resolvers", self._policies.trust_resolver, address)
         self._resolvers = frozenset((ipaddress.ip_network(address), _DNS_PORT) for address in now.values())
 
     def made(self, cgroup_id: int, path: str, agent: str | None) -> None:
-        """The cgroup belongs to `agent` now, or to none. What is in it already is bound, too."""
-        if agent is None or agent not in self._limits or not (path == self._scope or path.startswith(self._below)):
-            if self._places.pop(cgroup_id, None) is not None or self._limits:
-                self._set(cgroup_id, 0, self._state(path))
+        """The cgroup belongs to `agent` now, or to none. What is in it already is bound, too; but whoever came from
+        another agent's cgroup stays under that one's limits as well.
+        """
+        known = self._places.get(cgroup_id)
+        wanted = agent if agent in self._limits and self._is_in_scope(path) else None
+        if wanted == known and (wanted or not self._limits):
             return
-        number = self._numbers[agent]
-        if self._places.get(cgroup_id) != agent:
-            self._places[cgroup_id] = agent
-            self._try("policies", self._policies.assign, cgroup_id, number, self._state(path))
+        try:
+            self._place(cgroup_id, path, known, wanted)
+        except BpfError as error:
+            self._failed("policies", error)
+
+    def _place(self, cgroup_id: int, path: str, known: str | None, wanted: str | None) -> None:
+        number = self._numbers[wanted] if wanted else 0
+        held, _ = self._policies.assigned(cgroup_id) or (0, 0)
+        if wanted:
+            self._places[cgroup_id] = wanted
+        else:
+            self._places.pop(cgroup_id, None)
+        self._set(cgroup_id, number, self._state(path))
+        if wanted is None and known is None:  # it had the limits by inheritance alone
+            return
         for tgid in self._members(path):
-            self._try("processes", self._policies.bind, tgid, number)
+            bound = self._policies.binding(tgid)
+            if bound in (None, held) and number:
+                self._policies.bind(tgid, number)
+            elif bound is not None and bound == held:
+                self._policies.unbind(tgid)
 
     def isolate(self, path: str, cgroup_id: int) -> None:
         """Cut the cgroup off, and all below it: no packet leaves but to the allow list, and no GPU is opened.
@@ -121,7 +154,7 @@ class Brakes:
         """
         self._isolated[path] = cgroup_id
         self._policies.use(True, True, bool(self._denied))
-        for below, below_id in self._tree(path):
+        for below, below_id in self._cgroups(path):
             self._policies.assign(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
 
     def release(self, path: str) -> bool:
@@ -131,14 +164,18 @@ class Brakes:
         """
         if self._isolated.pop(path, None) is None:
             return False
-        for below, below_id in self._tree(path):
+        for below, below_id in self._cgroups(path):
             self._set(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
         self._announce()
         return True
 
-    def isolated(self) -> list[str]:
-        """The cgroups that were cut off, each with all below it."""
-        return sorted(self._isolated)
+    def isolated(self) -> dict[str, int]:
+        """The cgroups that were cut off, each with all below it: path -> id."""
+        return dict(self._isolated)
+
+    def ids(self, path: str) -> set[int]:
+        """Of this cgroup and all below it."""
+        return {below_id for _, below_id in self._cgroups(path)}
 
     def allow_in_isolation(self, destinations: Iterable[tuple[Network, int | None]]) -> None:
         """Where those who are cut off may still go."""
@@ -147,7 +184,7 @@ class Brakes:
 
     def is_isolated(self, path: str) -> bool:
         """Whether the kernel has it so for every cgroup from here down."""
-        policies = [self._policies.assigned(below_id) for _, below_id in self._tree(path)]
+        policies = [self._policies.assigned(below_id) for _, below_id in self._cgroups(path)]
         return all(policy is not None and policy[1] & wire.ISOLATED for policy in policies)
 
     def _set(self, cgroup_id: int, number: int, state: int) -> None:
@@ -160,7 +197,7 @@ class Brakes:
         is_below = any(path == top or path.startswith(top.rstrip("/") + "/") for top in self._isolated)
         return wire.ISOLATED if is_below else 0
 
-    def _tree(self, path: str) -> list[tuple[str, int]]:
+    def _cgroups(self, path: str) -> list[tuple[str, int]]:
         """(path, id) of a cgroup and all below it; more than exist are no harm."""
         top = self._mount / path.lstrip("/")
         found = []
@@ -169,10 +206,22 @@ class Brakes:
                 found.append((directory.removeprefix(str(self._mount)), Path(directory).stat().st_ino))
         return found
 
-    def belongs(self, tgid: int, agent: str, cgroup_id: int) -> None:
-        """A process is an agent's for another reason than its cgroup: its user."""
-        if agent in self._limits and self._places.get(cgroup_id) != agent:
+    def belongs(self, tgid: int, agent: str, path: str) -> None:
+        """A process in a cgroup that is nobody's is an agent's by its user."""
+        if agent in self._limits and self._is_in_scope(path):
             self._try("processes", self._policies.bind, tgid, self._numbers[agent])
+
+    def bound(self) -> list[tuple[int, str]]:
+        """(process, agent) of all that live under limits."""
+        names = {number: name for name, number in self._numbers.items()}
+        return [(tgid, names[number]) for tgid, number in self._policies.bound() if number in names]
+
+    def leaves(self, tgid: int) -> None:
+        """The process is no agent's any more."""
+        self._try("processes", self._policies.unbind, tgid)
+
+    def _is_in_scope(self, path: str) -> bool:
+        return path == self._scope or path.startswith(self._below)
 
     def removed(self, cgroup_id: int) -> None:
         """The kernel side has already forgotten it."""
@@ -194,26 +243,67 @@ class Brakes:
         return flags | (wire.LIMIT_PROGRAMS_ALONE if limits.alone else 0)
 
     def _allow(self, number: int, before: Limits | None, now: Limits) -> None:
-        for network, port in self._reachable(now) - (self._reachable(before) if before else frozenset()):
+        reached, reachable = self._reached.get(now.agent, frozenset()), self._reachable(now)
+        for network, port in reachable - reached:
             self._try("egress", self._policies.allow_egress, number, network, port)
-        for key, node in _tree(number, now).items():
-            self._try("programs", self._policies.name_program, key, node)
-        for key, node in self._hosts(number, now).items():
+        self._reached[now.agent] = reached | reachable
+        self._grow(self._tree(number, before), self._tree(number, now))
+        for key, node in reversed(self._hosts(number, now).items()):  # what leads to a name after the name
             self._try("hosts", self._policies.name_host, key, node)
 
     def _forget(self, number: int, before: Limits, now: Limits | None) -> None:
-        for network, port in self._reachable(before) - (self._reachable(now) if now else frozenset()):
+        reachable = self._reachable(now) if now else frozenset()
+        for network, port in self._reached.pop(before.agent, frozenset()) - reachable:
             self._try("egress", self._policies.forbid_egress, number, network, port)
-        for key in _tree(number, before).keys() - (_tree(number, now).keys() if now else set()):
-            self._try("programs", self._policies.forget_program, key)
+        if now:
+            self._reached[now.agent] = reachable
+        self._shrink(self._tree(number, before), self._tree(number, now))
         for key in self._hosts(number, before).keys() - (self._hosts(number, now).keys() if now else set()):
             self._try("hosts", self._policies.forget_host, key)
+        if before.hosts - (now.hosts if now else frozenset()):  # which addresses are its own is not known
+            self._try("hosts", self._policies.forget_resolved, number)
+
+    def _grow(self, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
+        """Write the entries of programs so that each says what it said before as well; first what is denied."""
+        for mask in (wire.PROGRAM_DENIED, wire.PROGRAM_DENIED | wire.PROGRAM_ALLOWED):
+            for key, node in now.items():
+                self._try("programs", self._policies.name_program, key, _joined(node, mask, before.get(key)))
+
+    def _shrink(self, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
+        """Take back what only was said before; last what was denied."""
+        for key, node in before.items():
+            left = _joined(node, wire.PROGRAM_DENIED, now.get(key))
+            if left != _joined(node, -1, now.get(key)):
+                self._try("programs", self._policies.name_program, key, left)
+        for key, node in before.items():
+            if key not in now:
+                self._try("programs", self._policies.forget_program, key)
+            elif node != now[key]:
+                self._try("programs", self._policies.name_program, key, now[key])
+
+    def _tree(self, number: int, limits: Limits | None) -> dict[bytes, bytes]:
+        """What the kernel can decide of an agent's programs."""
+        if limits is None:
+            return {}
+        return self._entries(number, {wire.PROGRAM_DENIED: limits.deny, wire.PROGRAM_ALLOWED: limits.allow})
+
+    def _entries(self, number: int, verdicts: Mapping[int, Programs]) -> dict[bytes, bytes]:
+        """A directory keeps its state as long as the sensor runs, so that new entries lead on from those of before."""
+        tree = ProgramTree(number, self._directories.setdefault(number, {}))
+        for verdict, programs in verdicts.items():
+            for name in programs.names:
+                tree.add_name(name, verdict)
+            for path in programs.paths:
+                tree.add_path(path, verdict)
+            for path in programs.below:
+                tree.add_path(path, verdict, below=True)
+        return tree.entries()
 
     def _reachable(self, limits: Limits) -> frozenset[tuple[Network, int | None]]:
         return limits.networks | self._resolvers if limits.hosts else limits.networks
 
     def _hosts(self, number: int, limits: Limits) -> dict[bytes, bytes]:
-        tree = HostTree(number)
+        tree = HostTree(number, self._labels.setdefault(number, {}))
         for host, port in limits.hosts:
             tree.add(host, port)
         entries = tree.entries()
@@ -226,26 +316,19 @@ class Brakes:
         try:
             write(*arguments)
         except BpfError as error:
-            self.failures[what] += 1
-            log.error("a limit could not be set", what=what, reason=str(error))
+            self._failed(what, error)
+
+    def _failed(self, what: str, error: BpfError) -> None:
+        self.failures[what] += 1
+        log.error("a limit could not be set", what=what, reason=str(error))
+
+
+def _joined(node: bytes, mask: int, other: bytes | None) -> bytes:
+    """A node of the tree that says what `node` says of its programs, as far as in `mask`, and what the other says."""
+    state, here, below = wire.PROGRAM_NODE.unpack(node)
+    _, other_here, other_below = wire.PROGRAM_NODE.unpack(other) if other else (0, 0, 0)
+    return wire.PROGRAM_NODE.pack(state, here & mask | other_here, below & mask | other_below)
 
 
 def _is_limiting(limits: Limits) -> bool:
     return limits.has_egress or limits.has_gpu or bool(limits.deny.every) or limits.alone
-
-
-def _tree(number: int, limits: Limits) -> dict[bytes, bytes]:
-    """What the kernel can decide of an agent's programs."""
-    return _entries(number, {wire.PROGRAM_DENIED: limits.deny, wire.PROGRAM_ALLOWED: limits.allow})
-
-
-def _entries(number: int, verdicts: Mapping[int, Programs]) -> dict[bytes, bytes]:
-    tree = ProgramTree(number)
-    for verdict, programs in verdicts.items():
-        for name in programs.names:
-            tree.add_name(name, verdict)
-        for path in programs.paths:
-            tree.add_path(path, verdict)
-        for path in programs.below:
-            tree.add_path(path, verdict, below=True)
-    return tree.entries()

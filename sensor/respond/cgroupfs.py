@@ -137,6 +137,19 @@ class Cgroup:
         data = self._read_events()
         return b"frozen 1" in data or not data
 
+    def is_held(self) -> bool:
+        """This cgroup itself was told to freeze, whatever holds of those above it; False once removed."""
+        return self._read("cgroup.freeze").startswith(b"1")
+
+    def is_held_above(self) -> bool:
+        """A cgroup above this one was told to freeze."""
+        above = "../"
+        while told := self._read(above + "cgroup.freeze"):  # the root has no such file
+            if told.startswith(b"1"):
+                return True
+            above += "../"
+        return False
+
     def events_fd(self) -> int | None:
         """cgroup.events, which polls POLLPRI when it changed since last read; None once removed.
 
@@ -174,6 +187,23 @@ class Cgroup:
             if error.errno in _GONE:
                 return b""
             raise
+
+    def _read(self, name: str) -> bytes:
+        """A small file's content; b"" where it is gone."""
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self.fd)
+        except OSError as error:
+            if error.errno in _GONE:
+                return b""
+            raise
+        try:
+            return os.read(fd, 256)
+        except OSError as error:
+            if error.errno in _GONE:
+                return b""
+            raise
+        finally:
+            os.close(fd)
 
     def _write(self, name: str, value: bytes) -> bool:
         try:

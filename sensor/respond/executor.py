@@ -7,6 +7,7 @@ when `Executor.fileno()` polls readable and every `Executor.timeout()` seconds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import time
@@ -18,9 +19,10 @@ from msgspec.structs import replace
 
 from sensor.events import AnyEvent, DeviceOpen, FlowEvent, ProcessCreation
 from sensor.respond import process
-from sensor.respond.act import BOUND_S, POLL_S, Act, FreezeCgroups, KillCgroups, KillProcess, survived
+from sensor.respond.act import BOUND_S, POLL_S, Act, FreezeCgroups, KillCgroups, KillProcess, ThawCgroups, survived
 from sensor.respond.cgroupfs import Cgroup, CgroupRoot
 from sensor.respond.guards import Guards
+from sensor.respond.isolation import IsolateCgroups, Isolation
 from sensor.respond.plan import Plan, Planner, Target
 from sensor.verdict import Action, Mode, Outcome, OutcomeName, Scope, Verdict
 
@@ -107,10 +109,22 @@ class Executor:
         self._planner = planner
         self._guards = guards
         self._intend = intend
+        self._isolation: Isolation | None = None
         self._kills: deque[float] = deque(maxlen=kills_per_minute)
         self._jobs: dict[object, _Job] = {}
         self._waiting: list[tuple[Pending, _Job]] = []
         self._epoll = select.epoll()
+
+    def use(self, planner: Planner, guards: Guards, mode: Mode, kills_per_minute: int) -> None:
+        """From the next verdict on."""
+        self.mode = mode
+        self._planner = planner
+        self._guards = guards
+        self._kills = deque(self._kills, maxlen=kills_per_minute)
+
+    def isolate_with(self, isolation: Isolation) -> None:
+        """What carries out `isolate`."""
+        self._isolation = isolation
 
     def begin(self, verdict: Verdict) -> Outcome | Pending:
         """Do what `verdict` asks for, or say why not. Raises nothing for what the kernel or a process does."""
@@ -137,10 +151,22 @@ class Executor:
             return self._counted(replace(outcome, outcome="would"))
         return self._act(verdict, plan, outcome)
 
+    def carry_out(self, verdict: Verdict, plan: Plan) -> Outcome | Pending:
+        """As `begin`, but by this plan, and in monitor mode too: a person decided it."""
+        outcome = Outcome(
+            mode=self.mode,
+            action=plan.action,
+            outcome="none",
+            reason=plan.reason,
+            scope=plan.scope,
+            cgroup=_in_words(plan.cgroups),
+        )
+        return self._act(verdict, plan, outcome)
+
     def _act(self, verdict: Verdict, plan: Plan, outcome: Outcome) -> Outcome | Pending:
         if self._intend is not None:
             self._intend(verdict, outcome)
-        key = plan.cgroups or plan.process
+        key = plan.action, plan.thaw, plan.cgroups or plan.process
         job = self._jobs.get(key)
         if job is None:
             try:
@@ -204,17 +230,21 @@ class Executor:
         if offender and plan.cgroups and self._guards.process_refusal(offender[0]):
             os.close(offender[1])
             offender = None
-        freeze = alive and self._is_over_limit()
+        kills = plan.action in ("kill", "deny") and not plan.decided
+        freeze = kills and alive and self._is_over_limit()
         reasons = [plan.reason]
         if freeze:
             limit = self._kills.maxlen
             reasons.append(f"{limit} kills within a minute reached: frozen instead, until thawed or killed")
         elif not alive:
-            reasons.append("the kernel ended it before it began" if ended else "nothing was left to kill")
+            verb = "thaw" if plan.thaw else "kill" if plan.action == "deny" else plan.action
+            reasons.append("the kernel ended it before it began" if ended else f"nothing was left to {verb}")
         elif not cgroups and plan.cgroups:
             reasons.append("the cgroup is gone; only the process and its descendants")
         return _Job(
-            self._target(cgroups, offender, freeze, ended),
+            self._whole(cgroups, offender, plan)
+            if plan.action in ("freeze", "isolate")
+            else self._target(cgroups, offender, freeze, ended),
             action="freeze" if freeze else plan.action,
             scope=plan.scope if cgroups else "process",
             reason="; ".join(filter(None, reasons)) or None,
@@ -228,6 +258,18 @@ class Executor:
         if offender is not None:
             os.close(offender[1])
         return FreezeCgroups(cgroups)
+
+    def _whole(self, cgroups: list[Cgroup], offender: tuple[int, int] | None, plan: Plan) -> Act:
+        """What is done to whole cgroups alone."""
+        if offender is not None:
+            os.close(offender[1])
+        if not cgroups and not plan.thaw:
+            raise FileNotFoundError(errno.ENOENT, "it is gone")
+        if plan.action == "isolate":
+            if self._isolation is None:
+                raise OSError(errno.EOPNOTSUPP, "there are no kernel programs to do it")
+            return IsolateCgroups(cgroups, self._isolation)
+        return ThawCgroups(cgroups) if plan.thaw else FreezeCgroups(cgroups)
 
     def _open(self, targets: tuple[Target, ...], held: contextlib.ExitStack) -> list[Cgroup]:
         """Those of the cgroups that are still there, and still the ones that were meant."""

@@ -12,9 +12,6 @@ from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.guards import Guards
 from sensor.verdict import Action, Scope, Verdict
 
-AVAILABLE: frozenset[Action] = frozenset({"alert", "kill", "deny"})
-"""What the executor can do so far."""
-
 _SLURM_JOB = re.compile(r"/.*?slurmstepd\.scope/job_[^/]+(?=/|$)", re.DOTALL)
 _SLURM_USER = re.compile(_SLURM_JOB.pattern + r"/step_[^/]+/user(?=/|$)", re.DOTALL)
 
@@ -42,6 +39,10 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     """Why the scope is not what the rule asked for, or why nothing is to be done."""
     refused: bool = False
+    decided: bool = False
+    """A person decided it, or let the time for it pass: the limit of kills does not count."""
+    thaw: bool = False
+    """Of a freeze: undo it."""
 
 
 class Planner:
@@ -56,8 +57,6 @@ class Planner:
         rule, event = verdict.rule, verdict.event
         if rule.action == "alert":
             return Plan(action="alert", scope=rule.scope)
-        if rule.action not in AVAILABLE:
-            return self._refused(verdict, f"{rule.action} is not available yet")
         if rule.action == "deny" and not isinstance(event, ProcessCreation):
             return self._refused(verdict, "it has happened; only a limit in an agent's file denies it in time")
         if rule.scope == "process" or rule.action == "deny":
@@ -107,6 +106,9 @@ class Planner:
         refusal = self._guards.process_refusal(event.process_id)
         if refusal:
             return self._refused(verdict, _joined(why, refusal))
+        if verdict.rule.action in ("freeze", "isolate"):
+            done = "frozen" if verdict.rule.action == "freeze" else "cut off"
+            return self._refused(verdict, _joined(why, f"only whole cgroups are {done}"))
         reason = f"{why}; only the process and its descendants" if why else None
         return Plan(action=verdict.rule.action, scope="process", process=event.process_guid, reason=reason)
 

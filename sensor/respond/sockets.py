@@ -1,7 +1,8 @@
 """Live sockets of a workload, ended by the kernel: sock_diag(7), SOCK_DESTROY.
 
-An ended TCP connection sends a reset and its owner gets ECONNABORTED; what waits to be sent is dropped. Listeners
-stay: nobody who comes in gets an answer while the workload is cut off, and afterwards all is as it was.
+An ended TCP connection sends a reset and its owner gets ECONNABORTED; what waits to be sent is dropped. Listeners and
+UDP sockets stay: they would lose their ports. Their packets are dropped while the workload is cut off, and afterwards
+all is as it was.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _CLONE_NEWNET = 0x40000000
 
 
 def destroy(cgroup_ids: Collection[int], processes: Collection[int]) -> tuple[int, list[str]]:
-    """End every TCP and UDP socket that was made in these cgroups (version 2 ids), in the network namespaces of the
+    """End every TCP connection whose socket was made in these cgroups (version 2 ids), in the network namespaces of the
     caller and of these processes. Gives how many, and what could not be done.
     """
     ended, faults = 0, []
@@ -92,22 +93,23 @@ def _destroy_here(cgroup_ids: Collection[int]) -> int:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(_PATIENCE_S)
         for family in (socket.AF_INET, socket.AF_INET6):
-            for protocol in (socket.IPPROTO_TCP, socket.IPPROTO_UDP):
-                for identity in list(_sockets(netlink, family, protocol, cgroup_ids)):
-                    ended += _end(netlink, family, protocol, identity)
+            for identity in list(_sockets(netlink, family, cgroup_ids)):
+                ended += _end(netlink, family, identity)
     return ended
 
 
-def _sockets(netlink: socket.socket, family: int, protocol: int, cgroup_ids: Collection[int]) -> Iterator[bytes]:
+def _sockets(netlink: socket.socket, family: int, cgroup_ids: Collection[int]) -> Iterator[bytes]:
     """The ids (struct inet_diag_sockid) of those that were made in these cgroups."""
-    _send(netlink, _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, _REQUEST.pack(family, protocol, 0, 0, _STATES, bytes(48)))
+    _send(
+        netlink, _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _STATES, bytes(48))
+    )
     while True:
         for kind, body in _messages(netlink.recv(65_536)):
             if kind == _NLMSG_DONE:
                 return
             if kind == _NLMSG_ERROR:
                 code = -int.from_bytes(body[:4], "little", signed=True)
-                if code == errno.ENOENT:  # this kernel was built without the protocol
+                if code == errno.ENOENT:  # this kernel was built without it
                     return
                 raise OSError(code, os.strerror(code))
             if _cgroup_of(body) in cgroup_ids:
@@ -124,9 +126,9 @@ def _cgroup_of(body: bytes) -> int | None:
     return None
 
 
-def _end(netlink: socket.socket, family: int, protocol: int, identity: bytes) -> int:
+def _end(netlink: socket.socket, family: int, identity: bytes) -> int:
     """1, or 0 where it has ended by itself."""
-    _send(netlink, _SOCK_DESTROY, _NLM_F_ACK, _REQUEST.pack(family, protocol, 0, 0, _STATES, identity))
+    _send(netlink, _SOCK_DESTROY, _NLM_F_ACK, _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _STATES, identity))
     for kind, body in _messages(netlink.recv(65_536)):
         code = -int.from_bytes(body[:4], "little", signed=True) if kind == _NLMSG_ERROR else 0
         if code == errno.ENOENT:

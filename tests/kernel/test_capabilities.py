@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -54,6 +55,7 @@ step("see", see)
 step("find", lambda: CgroupRoot(cgroup2_mount()).open("/a path that was cut", cgroup.stat().st_ino))
 step("look", lambda: os.readlink(f"/proc/{pid}/exe"))
 step("signal", send)
+step("share", lambda: os.chown(sys.argv[3], -1, 12345) is None)
 step("kill", lambda: (cgroup / "cgroup.kill").write_text("1"))
 print(json.dumps(done))
 """
@@ -66,6 +68,7 @@ NEEDED_FOR = {
     "CAP_SYS_PTRACE": "look",
     "CAP_KILL": "signal",
     "CAP_DAC_OVERRIDE": "kill",
+    "CAP_CHOWN": "share",
 }
 
 
@@ -87,8 +90,9 @@ def within(capabilities: Iterable[str]) -> list[str]:
 
 
 def sensor(cgroup: Path, pid: int, capabilities: set[str]) -> dict[str, bool | str]:
-    command = [*within(capabilities), sys.executable, "-c", SENSOR, str(cgroup), str(pid)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    with tempfile.NamedTemporaryFile() as ours:
+        command = [*within(capabilities), sys.executable, "-c", SENSOR, str(cgroup), str(pid), ours.name]
+        result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     done: dict[str, bool | str] = json.loads(result.stdout)
     return done
@@ -96,7 +100,7 @@ def sensor(cgroup: Path, pid: int, capabilities: set[str]) -> dict[str, bool | s
 
 def test_the_services_capabilities_are_enough(cgroup: Path, victim: subprocess.Popen[bytes]) -> None:
     done = sensor(cgroup, victim.pid, set(CAPABILITIES))
-    assert done == {"see": True, "find": True, "look": True, "signal": True, "kill": True}
+    assert done == {"see": True, "find": True, "look": True, "signal": True, "share": True, "kill": True}
     assert victim.wait(timeout=30) == -signal.SIGKILL
 
 

@@ -96,37 +96,41 @@ def test_the_faults_of_all_files_come_in_one_run(files: list[str], tmp_path: Pat
     assert len(found["faults"]) == len(lines)
 
 
-def test_a_match_that_is_not_evaluated_is_a_warning(files: list[str], tmp_path: Path) -> None:
+@pytest.fixture
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No scontrol is on the PATH."""
+    monkeypatch.setenv("PATH", "/nonexistent")
+
+
+@pytest.mark.usefixtures("no_slurm")
+def test_a_match_that_this_node_cannot_tell_is_a_warning(files: list[str], tmp_path: Path) -> None:
     (tmp_path / "agents.d/a.yml").write_text(
         "agent: a\npurpose: tests\nowner: {name: Ada, notify: ['mailto://ada@example.org']}\n"
-        "match: [{container_label: 'agent=a'}, {cgroup: /a.slice}]\n"
+        "match: [{slurm_account: models}, {slurm_user: a}, {container_id: 0123456789ab}, {cgroup: /a.slice}]\n"
     )
     code, found = report(*files)
     assert (code, found["agents"]) == (0, 1)
-    assert found["warnings"] == ["agent a: no workload is recognised by container_label (agent=a) in this version"]
+    says = "agent a: nothing is recognised by slurm_account (models): there is no scontrol on the PATH"
+    assert found["warnings"] == [says]
 
 
-def test_what_is_stated_and_not_enforced_is_a_warning(files: list[str], tmp_path: Path) -> None:
+def test_what_does_less_than_it_says_is_a_warning(files: list[str], tmp_path: Path) -> None:
     (tmp_path / "agents.d/a.yml").write_text(
         "agent: a\npurpose: tests\nowner: {name: Ada, notify: ['mailto://ada@example.org']}\n"
-        "match: [{cgroup: /a.slice}]\negress: {default: deny}\nresponse: {action: freeze}\n"
+        "match: [{cgroup: /a.slice}]\negress: {default: deny}\nresponse: {action: kill}\n"
     )
     rules = tmp_path / "rules"
     rules.mkdir()
     code, found = report(*files, "--rules", str(rules))
     assert code == 0
     assert found["warnings"] == [
-        "agent a: egress, response can be stated, but nothing enforces it in this version",
         "there are none, so nothing is ever found; `rules` in the configuration replaces the shipped ones",
     ]
     (rules / "rule.yml").write_text(
-        "title: R\nlogsource: {category: process_creation}\nresponse: {action: freeze}\n"
+        "title: R\nlogsource: {category: process_creation}\nresponse: {action: isolate}\n"
         "detection: {a: {Image: /a}, b: {Hashes: b}, condition: a or b}\n"
     )
-    assert report(*files, "--rules", str(rules))[1]["warnings"][1:] == [
-        f"`R` ({rules}/rule.yml) only alerts: freeze is not available yet",
-        "1 degraded; why: hostbrake rules coverage",
-    ]
+    assert report(*files, "--rules", str(rules))[1]["warnings"] == ["1 degraded; why: hostbrake rules coverage"]
 
 
 GPU_AGENT = """
@@ -138,6 +142,7 @@ gpu: {allow: %s}
 """
 
 
+@pytest.mark.usefixtures("no_slurm")
 @pytest.mark.parametrize(
     ("mode", "agent", "warned"),
     [
@@ -145,7 +150,7 @@ gpu: {allow: %s}
         ("monitor", None, False),
         ("enforce", GPU_AGENT % ("{cgroup: /a.slice}", "true"), False),
         ("enforce", GPU_AGENT % ("{cgroup: /a.slice}", "false"), True),
-        ("enforce", GPU_AGENT % ("{container_image: a}", "true"), True),
+        ("enforce", GPU_AGENT % ("{slurm_job_name: a}", "true"), True),
     ],
 )
 def test_to_enforce_with_nobody_who_may_use_gpus_is_a_warning(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from respond_helpers import MOUNT, is_dead, spawn_in
+from respond_helpers import MOUNT, is_dead, spawn_in, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -105,9 +105,22 @@ def test_an_unknown_agent_lists_those_that_are_known(tmp_path: Path, empty: str)
 
 def test_a_match_that_names_no_cgroup_is_said_and_is_no_success(cgroup: Path, tmp_path: Path, empty: str) -> None:
     (process,) = spawn_in(cgroup)
-    directory = agents(tmp_path / "agents", rome=f'[{{cgroup: "/{cgroup.name}"}}, {{slurm_user: rome}}]')
+    directory = agents(tmp_path / "agents", rome=f'[{{cgroup: "/{cgroup.name}"}}, {{user: rome}}]')
     code, _, err = hostbrake("rome", "--agents", directory, "--config", empty)
-    assert code == 1 and "`slurm_user: rome`" in err and is_dead(process.pid)
+    assert code == 1 and "`user: rome`" in err and is_dead(process.pid)
+
+
+def test_a_users_jobs(cgroup: Path, tmp_path: Path, empty: str) -> None:
+    jobs = cgroup / "slurmstepd.scope"
+    own, other = jobs / "job_77/step_0/user/task_0", jobs / "job_78/step_0/user/task_0"
+    for task in (own, other):
+        task.mkdir(parents=True)
+    (process,) = spawn_in(own, "/usr/bin/setpriv", "--reuid=61234", "--clear-groups", "/bin/sleep", "1000")
+    (bystander,) = spawn_in(other)
+    directory = agents(tmp_path / "agents", rome="[{slurm_user: '61234'}]")
+    wait_for(lambda: "\nUid:\t61234" in Path(f"/proc/{process.pid}/status").read_text(), "the job's user")
+    code, _, err = hostbrake("rome", "--agents", directory, "--config", empty)
+    assert code == 0 and is_dead(process.pid) and not is_dead(bystander.pid), err
 
 
 def test_broken_files_do_not_keep_anyone_from_killing(cgroup: Path, tmp_path: Path) -> None:

@@ -373,3 +373,45 @@ def test_in_monitor_mode_a_forbidden_program_runs(launch: Launch, cgroup: Path, 
     assert start_in(cgroup, ["/bin/true"]).wait(30) == 0
     alert = alert_named(sensor, "Forbidden program")
     assert (alert["response"]["action"], alert["response"]["outcome"]) == ("deny", "would")
+
+
+FAST_OPEN = """
+import socket, sys
+client = socket.socket()
+try:
+    client.settimeout(2)
+    client.sendto(b"x", socket.MSG_FASTOPEN, (sys.argv[1], int(sys.argv[2])))
+    print("sent")
+except OSError as error:
+    print(type(error).__name__)
+"""
+PING = """
+import socket, sys
+sender = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+try:
+    sender.sendto(b"\\x08\\0\\xf7\\xff\\0\\0\\0\\0", (sys.argv[1], 0))
+    print("sent")
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_what_connects_without_connect_is_denied_too(start: Start, place: Path) -> None:
+    listener = Listener()
+    sensor = start("egress: {default: deny, allow: []}")
+    assert said(place, FAST_OPEN, "127.0.0.1", listener.port) != "sent"
+    assert not listener.was_reached()
+    alert = alert_named(sensor, "Destination outside the agent's limits")
+    assert alert["destination"]["port"] == listener.port and alert["response"]["outcome"] == "done"
+
+
+def test_a_raw_socket_is_denied_too(start: Start, place: Path) -> None:
+    sensor = start("egress: {default: deny, allow: []}")
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as heard:
+        heard.bind(("127.3.3.3", 0))
+        heard.settimeout(1)
+        assert said(place, PING, "127.3.3.3") == os.strerror(1)
+        with pytest.raises(TimeoutError):
+            heard.recv(100)
+    alert = alert_named(sensor, "Destination outside the agent's limits")
+    assert alert["network"]["transport"] == "icmp"

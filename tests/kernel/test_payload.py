@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flow_helpers import echo_server, everything
 
 from sensor.decode import Connect, FlowTotals, Payload, decode
 from sensor.kernel.core import CoreBackend
@@ -35,53 +34,19 @@ def backend() -> Iterator[CoreBackend]:
 def echo(request: pytest.FixtureRequest) -> Iterator[tuple[int, str, int]]:
     """(family, address, port) of a server that says back what it is told."""
     address = "127.0.0.1" if request.param == socket.AF_INET else "::1"
-    yield from _echo(request.param, address)
+    yield from echo_server(request.param, address)
 
 
 @pytest.fixture
 def echo4() -> Iterator[tuple[int, str, int]]:
-    yield from _echo(socket.AF_INET, "127.0.0.1")
-
-
-def _echo(family: int, address: str) -> Iterator[tuple[int, str, int]]:
-    with socket.create_server((address, 0), family=family) as server:
-        stop, wake = socket.socketpair()
-        thread = threading.Thread(target=_serve, args=(server, stop))
-        thread.start()
-        yield family, address, server.getsockname()[1]
-        wake.close()
-        thread.join(10)
-        stop.close()
-
-
-def _serve(server: socket.socket, stop: socket.socket) -> None:
-    open_ = [server, stop]
-    while True:
-        for ready in select.select(open_, [], [])[0]:
-            if ready is stop:
-                return
-            if ready is server:
-                open_.append(server.accept()[0])
-                continue
-            try:
-                data = ready.recv(65536)
-                ready.sendall(data)
-            except OSError:
-                data = b""
-            if not data:
-                open_.remove(ready)
-                ready.close()
+    yield from echo_server(socket.AF_INET, "127.0.0.1")
 
 
 def said(backend: CoreBackend, port: int, wait_s: float = 0.05) -> list[Payload | FlowTotals | Connect]:
     """What came of flows to `port`."""
-    time.sleep(wait_s)  # the last packets of a close come by softirq
-    found = []
-    while records := backend.read():
-        found += [decode(record) for record in records]
     return [
         event
-        for event in found
+        for event in everything(backend, wait_s)
         if (isinstance(event, Payload | FlowTotals) and event.ends.remote_port == port)
         or (isinstance(event, Connect) and event.port == port)
     ]
@@ -242,18 +207,24 @@ def test_a_busy_client_is_told_by_some_of_its_flows(backend: CoreBackend, echo4:
 def test_totals_of_many_flows_to_one_end_add_up(backend: CoreBackend, echo4: tuple[int, str, int]) -> None:
     _, address, port = echo4
 
-    def exchange() -> None:
+    for _ in range(40):
+        socket.create_connection((address, port)).close()
+    time.sleep(1.1)
+    socket.create_connection((address, port)).close()
+    totals = [e for e in said(backend, port) if isinstance(e, FlowTotals)]
+    assert sum(e.flows for e in totals) == 41 and len(totals) <= 4
+    assert 41 * 100 < sum(e.bytes_out for e in totals) < 41 * 500
+
+
+def test_a_flow_that_was_listened_to_is_told_alone(backend: CoreBackend, echo4: tuple[int, str, int]) -> None:
+    _, address, port = echo4
+    for _ in range(10):
         with socket.create_connection((address, port)) as sock:
             sock.sendall(b"x" * 1000)
             sock.recv(2000)
-
-    for _ in range(40):
-        exchange()
-    time.sleep(1.1)
-    exchange()
-    totals = [e for e in said(backend, port) if isinstance(e, FlowTotals)]
-    assert sum(e.flows for e in totals) == 41 and len(totals) <= 3
-    assert 41_000 < sum(e.bytes_out for e in totals) < 41 * 1500
+    events = said(backend, port)
+    spoken = {e.ends.cookie for e in events if isinstance(e, Payload)}
+    assert {e.ends.cookie for e in events if isinstance(e, FlowTotals)} == spoken and len(spoken) == 10
 
 
 def test_who_accepts_is_not_handed_up(backend: CoreBackend, echo4: tuple[int, str, int]) -> None:
@@ -263,3 +234,43 @@ def test_who_accepts_is_not_handed_up(backend: CoreBackend, echo4: tuple[int, st
         sock.sendall(b"to the server")
         sock.recv(100)
     assert not [e for e in said(backend, local) if isinstance(e, Payload)]
+
+
+def test_who_opened_a_flow(backend: CoreBackend, echo: tuple[int, str, int]) -> None:
+    family, address, port = echo
+    with socket.socket(family) as sock:
+        sock.connect((address, port))
+        local = sock.getsockname()[1]
+        sock.sendall(b"to the server")
+        sock.recv(100)
+    opened, accepted = sides(backend, port, local)
+    assert not opened.accepted and accepted.accepted
+
+
+def test_who_opened_a_flow_that_is_older_than_the_sensor(echo: tuple[int, str, int]) -> None:
+    family, address, port = echo
+    with socket.socket(family) as sock:
+        sock.connect((address, port))
+        local = sock.getsockname()[1]
+        sock.sendall(b"before anybody looked")
+        sock.recv(100)
+        backend = CoreBackend(cgroup2_mount(), [])
+        sock.sendall(b"and since")
+        sock.recv(100)
+    try:
+        opened, accepted = sides(backend, port, local)
+        assert not opened.accepted and accepted.accepted
+    finally:
+        backend.close()
+
+
+def sides(backend: CoreBackend, port: int, local: int) -> tuple[FlowTotals, FlowTotals]:
+    """The totals of a flow from `local` to `port`, as either side's."""
+    found: dict[int, FlowTotals] = {}
+    until = time.monotonic() + 30
+    while len(found) < 2 and time.monotonic() < until:
+        for event in map(decode, backend.read()):
+            if isinstance(event, FlowTotals) and {event.ends.remote_port, event.ends.local_port} == {port, local}:
+                found[event.ends.remote_port] = event
+        time.sleep(0.01)
+    return found[port], found[local]

@@ -43,7 +43,7 @@ def test_an_exec_right_after_ready_is_seen(launch: Launch, cgroup: Path, tmp_pat
     loop.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_and_leaves_nothing(launch: Launch, cgroup: Path, number: signal.Signals) -> None:
     sensor = launch()
     ours = held_programs(sensor.process.pid)

@@ -68,7 +68,10 @@ def test_nobody_else_may_ask(launch: Launch, tmp_path: Path) -> None:
     assert stat.S_IMODE(sensor.socket.stat().st_mode) == 0o600
     done = hostbrake("status", "--json", "--control-socket", sensor.socket, before=AS_NOBODY)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"hostbrake: not allowed to ask the sensor at {sensor.socket}; run as root\n"
+    assert (
+        done.stderr
+        == f"hostbrake: not allowed to ask the sensor at {sensor.socket}; run as root or one of its operators\n"
+    )
 
 
 def test_the_numbers_are_true(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
@@ -149,7 +152,7 @@ def test_many_and_malformed_and_slow_clients(launch: Launch, cgroup: Path, tmp_p
         with connect() as client:
             client.sendall(request)
             reply = json.loads(client.makefile("rb").read())
-            assert reply == {"error": "unknown request; known commands: status"}
+            assert reply["error"].startswith("unknown request; known commands: status, ")
     assert asks()["control_refused"] == len(garbage) + 1
     with connect() as client, pytest.raises(OSError):
         for _ in range(160):  # 10 MB without a line end

@@ -30,7 +30,7 @@ MINIMAL = """\
 agent: {name}
 purpose: tests
 owner: {{name: Ada, notify: ["mailto://ada@example.org"]}}
-match: [{{cgroup: /a.slice}}]
+match: [{{cgroup: /{name}.slice}}]
 """
 
 
@@ -69,9 +69,10 @@ def test_a_limit_that_is_not_stated_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", MATCH_FORMS)
 def test_every_match_form_is_read(tmp_path: Path, form: str) -> None:
-    (tmp_path / "a.yml").write_text(MINIMAL.format(name="a").replace("cgroup", form))
+    pattern = "0123456789ab" if form == "container_id" else "/a.slice"
+    (tmp_path / "a.yml").write_text(MINIMAL.format(name="a").replace("cgroup: /a.slice", f"{form}: '{pattern}'"))
     (agent,) = load_agents(tmp_path)
-    assert [(match.form, match.pattern) for match in agent.match] == [(form, "/a.slice")]
+    assert [(match.form, match.pattern) for match in agent.match] == [(form, pattern)]
 
 
 def test_files_are_read_in_order_and_others_left_alone(tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_every_fault_of_every_file_comes_back(tmp_path: Path) -> None:
         "e.yml: holds 2 documents; one agent a file",
         "g.yml:1: match is missing",
         "g.yml:1: purpose is missing",
-        "g.yml:2: owner.notify[0]: 'ring me' is no URL, such as mailto://user@example.org",
+        "g.yml:2: owner.notify[0]: is no URL, such as mailto://user@example.org, nor file:/PATH, nor credential:NAME",
     ]
 
 

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.agents_file import AgentFile, Match, Owner
-from sensor.context.agents import Agents, compile_glob
+from sensor.context.agents import Agents
 from sensor.context.workload import parse
+from sensor.globs import compile_glob
 
 
 def agent(name: str, **match: str) -> AgentFile:
@@ -89,9 +90,3 @@ def test_user_by_name_or_number() -> None:
         assert found is not None
         assert found.agent == expected
     assert agents.of_user(None, 0) is None
-
-
-def test_forms_that_are_not_evaluated_are_told() -> None:
-    agents = Agents([agent("rome", slurm_user="rome"), agent("x", cgroup="/x")])
-    assert [(file.agent, match.form) for file, match in agents.unsupported] == [("rome", "slurm_user")]
-    assert len(agents) == 2

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import stat
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sensor import control
-from sensor.control import CLIENTS, REQUEST_BYTES, ControlError, ControlServer, ask
+from sensor.control import CLIENTS, REQUEST_BYTES, ControlError, ControlServer, Handler, Peer, Request, ask, group_id
 
 BIG = {"ready": True, "text": "x" * 1_000_000}
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ControlServer]:
-    found = ControlServer(tmp_path / "run" / "control.sock", {"status": lambda: {"ready": True}, "big": lambda: BIG})
+    commands: dict[str, Handler] = {"status": lambda *_: {"ready": True}, "big": lambda *_: BIG, "echo": echo}
+    found = ControlServer(tmp_path / "run" / "control.sock", commands)
     yield found
     found.close()
+
+
+def echo(arguments: dict[str, Any], peer: Peer) -> dict[str, Any]:
+    """What it was asked, and by whom."""
+    if "refuse" in arguments:
+        raise ControlError("not this one")
+    return {"arguments": arguments, "pid": peer.pid, "uid": peer.uid}
 
 
 def path_of(server: ControlServer) -> Path:
@@ -69,7 +79,7 @@ def read(client: socket.socket) -> bytes:
 def test_it_is_asked_and_answers(server: ControlServer) -> None:
     with serving(server):
         assert ask(path_of(server), "status") == {"ready": True}
-        with pytest.raises(ControlError, match="unknown request; known commands: status, big"):
+        with pytest.raises(ControlError, match="unknown request; known commands: status, big, echo"):
             ask(path_of(server), "reboot")
     assert server.refused == 1
 
@@ -102,7 +112,7 @@ def test_a_request_in_pieces(server: ControlServer) -> None:
 def test_malformed_requests_get_a_sentence(server: ControlServer, request_: bytes) -> None:
     client = client_of(server, request_)
     turn(server)
-    assert json.loads(read(client)) == {"error": "unknown request; known commands: status, big"}
+    assert json.loads(read(client)) == {"error": "unknown request; known commands: status, big, echo"}
     assert server.refused == 1
 
 
@@ -119,6 +129,19 @@ def test_who_sends_without_end_is_cut_off(server: ControlServer) -> None:
         while sent < 10_000_000:
             sent += client.send(b"x" * 65536)
     assert sent < 10_000_000 and server.refused == 1
+
+
+def test_a_line_that_is_too_long_is_no_request(tmp_path: Path) -> None:
+    told: list[Request] = []
+    server = ControlServer(tmp_path / "s", {}, audit=told.append)
+    client = client_of(server)
+    sent = b'{"command":"status","x":"' + b"x" * REQUEST_BYTES + b'"}\n'
+    with serving(server), contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        client.sendall(sent)
+        assert read(client) == b""
+    assert server.refused == 1
+    server.close()
+    assert [(request.verdict, request.peer.uid) for request in told] == [("unfinished", os.geteuid())]
 
 
 def test_who_sends_nothing_is_let_go(server: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +167,90 @@ def test_more_clients_at_once_than_it_holds_are_all_answered(server: ControlServ
     assert {read(client) for client in clients} == {b'{"ready":true}\n'}
 
 
-def test_who_does_not_read_the_answer_holds_it_up_for_a_moment_only(server: ControlServer) -> None:
+def test_who_does_not_read_the_answer_holds_nobody_up(server: ControlServer, monkeypatch: pytest.MonkeyPatch) -> None:
     deaf = client_of(server, b'{"command":"big"}\n')
-    assert turn(server) is False
+    assert turn(server) is True, "it has its time"
     with serving(server):
         assert ask(path_of(server), "status") == {"ready": True}
-    assert len(read(deaf)) < 1_000_000
+    monkeypatch.setattr(control, "PATIENCE_S", 0.0)
+    other = client_of(server, b'{"command":"big"}\n')
+    while turn(server):
+        pass
+    assert server.refused == 2
+    for client in (deaf, other):
+        assert len(read(client)) < 1_000_000
+
+
+def test_a_long_answer_arrives_whole(server: ControlServer) -> None:
+    with serving(server):
+        assert ask(path_of(server), "big") == BIG
+
+
+def test_arguments_and_who_asks(server: ControlServer) -> None:
+    with serving(server):
+        answer = ask(path_of(server), "echo", id="x", for_s=[1])
+        assert answer == {"arguments": {"id": "x", "for_s": [1]}, "pid": os.getpid(), "uid": os.geteuid()}
+        with pytest.raises(ControlError, match="not this one"):
+            ask(path_of(server), "echo", refuse=1)
+    assert server.refused == 0
+
+
+@pytest.mark.parametrize(
+    ("request_", "command", "verdict"),
+    [
+        (b'{"command":"status","x":1}\n', "status", "answered"),
+        (b'{"command":"echo","refuse":1}\n', "echo", "refused"),
+        (b'{"command":"reboot"}\n', "reboot", "unknown"),
+        (b'{"command":7}\n', None, "malformed"),
+        (b"{\n", None, "malformed"),
+    ],
+)
+def test_every_request_is_audited(tmp_path: Path, request_: bytes, command: str | None, verdict: str) -> None:
+    told: list[Request] = []
+    commands: dict[str, Handler] = {"status": lambda *_: {}, "echo": echo}
+    server = ControlServer(tmp_path / "s", commands, audit=told.append, user_of=lambda uid: f"user{uid}")
+    client = client_of(server, request_)
+    turn(server)
+    reply = json.loads(read(client))
+    server.close()
+    (request,) = told
+    assert (request.command, request.verdict, request.why) == (command, verdict, reply.get("error"))
+    assert (request.peer.pid, request.peer.user) == (os.getpid(), f"user{os.geteuid()}")
+    assert "command" not in request.arguments
+
+
+@pytest.mark.parametrize(
+    ("peer", "operators", "allowed"),
+    [
+        (Peer(1, 0, 0), None, True),
+        (Peer(1, 0, 7, frozenset({7})), 50, True),
+        (Peer(1, 1000, 1000), None, False),
+        (Peer(1, 1000, 0, frozenset({0})), None, False),
+        (Peer(1, 1000, 50), 50, True),
+        (Peer(1, 1000, 1000, frozenset({4, 50})), 50, True),
+        (Peer(1, 1000, 1000, frozenset({4, 51})), 50, False),
+    ],
+)
+def test_who_may_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, peer: Peer, operators: int | None, allowed: bool
+) -> None:
+    monkeypatch.setattr(control, "_peer", lambda _: peer)
+    monkeypatch.setattr(os, "chown", lambda *_: None)
+    told: list[Request] = []
+    server = ControlServer(tmp_path / "s", {"status": lambda *_: {}}, operators=operators, audit=told.append)
+    client = client_of(server, b'{"command":"status"}\n')
+    turn(server)
+    reply = json.loads(read(client))
+    server.close()
+    assert (reply == {}) == allowed == (told[0].verdict == "answered") == (server.refused == 0)
+    assert allowed or reply["error"] == f"uid {peer.uid} may not ask the sensor: only root and its operators may"
+
+
+def test_a_group_that_does_not_exist_is_said() -> None:
+    assert group_id(None) is None
+    for name in ("no such group", "x\0y"):
+        with pytest.raises(ControlError, match="there is no group"):
+            group_id(name)
 
 
 def test_a_second_one_is_refused_and_a_stale_socket_is_replaced(server: ControlServer) -> None:
@@ -222,32 +323,3 @@ def test_asking_where_nobody_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         silent.listen()
         with pytest.raises(ControlError, match="does not answer: timed out"):
             ask(tmp_path / "s", "status")
-
-
-def test_every_request_is_told_with_who_asked(tmp_path: Path) -> None:
-    told: list[tuple[str, str, tuple[int, int, int] | None]] = []
-    commands = {"status": lambda: {"ready": True}}
-    server = ControlServer(tmp_path / "control.sock", commands, lambda *said: told.append(said))
-    lines = (
-        b'{"command": "status"}\n',
-        b'{"command": "kill"}\n',
-        b"rubbish\n",
-        b'["status"]\n',
-        b"x" * (REQUEST_BYTES + 9),
-    )
-    for line in lines:
-        client = client_of(server)
-        client.setblocking(False)
-        sent = 0
-        while sent < len(line):
-            with suppress(BlockingIOError):
-                sent += client.send(line[sent:])
-            turn(server)
-        while turn(server):
-            pass
-        client.close()
-    server.close()
-    me = os.getpid(), os.getuid(), os.getgid()
-    answers = [("status", "done"), ("unknown", "refused"), ("malformed", "refused"), ("malformed", "refused")]
-    assert told == [(*answer, me) for answer in [*answers, ("unfinished", "refused")]]
-    assert server.refused == 4

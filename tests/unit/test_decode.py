@@ -17,8 +17,10 @@ from sensor.decode import (
     Connect,
     DecodeError,
     DeviceAccess,
+    Ends,
     Exec,
     Exit,
+    Relay,
     Rounding,
     decode,
 )
@@ -73,6 +75,16 @@ def rounding_record() -> bytes:
     return wire.ROUNDING_EVENT.pack(*origin(wire.ROUNDING, b"x\0"), 9_000_000_000, 17, 31, 16, 39) + b"x\0"
 
 
+OUTER = Ends(cookie=7, remote="192.0.2.1", local="10.0.0.5", remote_port=443, local_port=40000, protocol=6)
+INNER = Ends(cookie=8, remote="::1", local="::1", remote_port=22, local_port=40001, protocol=6)
+
+
+def relay_record(flags: int) -> bytes:
+    outer = (7, bytes([192, 0, 2, 1]), bytes([10, 0, 0, 5]), 443, 40000, socket.AF_INET, 6)
+    inner = (8, bytes(15) + b"\1", bytes(15) + b"\1", 22, 40001, socket.AF_INET6, 6)
+    return wire.RELAY_EVENT.pack(*header(wire.RELAY), *outer, *inner, 800, 5, 6, 4343, flags, 12, 10, 4, 3, 2, 0)
+
+
 RECORDS = [
     exec_record(),
     wire.HEADER.pack(*header(wire.EXIT)),
@@ -80,6 +92,7 @@ RECORDS = [
     connect_record(socket.AF_INET6, bytes(15) + b"\1"),
     device_record(3),
     rounding_record(),
+    relay_record(wire.RELAY_PROMPTED),
     *(cgroup_record(kind) for kind in (wire.CGROUP_MADE, wire.CGROUP_REMOVED, wire.CGROUP_MOVED)),
 ]
 
@@ -88,6 +101,17 @@ def test_rounding() -> None:
     event = decode(rounding_record())
     assert isinstance(event, Rounding) and event.image == "/x"
     assert (event.span, event.down, event.up, event.toward_zero, event.changes) == (9_000_000_000, 17, 31, 16, 39)
+
+
+def test_relay() -> None:
+    event = decode(relay_record(wire.RELAY_PROMPTED))
+    assert isinstance(event, Relay) and (event.outer, event.inner) == (OUTER, INNER)
+    assert (event.tgid, event.start, event.inner_tgid, event.inner_start) == (4242, 900, 4343, 800)
+    assert (event.bytes_in, event.bytes_out, event.missed) == (5, 6, 2)
+    assert (event.exchanges, event.turns, event.large, event.verbatim) == (12, 10, 4, 3)
+    assert (event.accepted, event.shared, event.prompted) == (False, False, True)
+    event = decode(relay_record(wire.RELAY_ACCEPTED | wire.RELAY_SHARED))
+    assert isinstance(event, Relay) and (event.accepted, event.shared, event.prompted) == (True, True, False)
 
 
 def test_exec() -> None:

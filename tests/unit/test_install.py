@@ -98,6 +98,7 @@ def test_the_installed_command_is_complete(root: Path) -> None:
     check = run(root, "check")
     assert str(root / VENV) in next(line for line in check.stdout.splitlines() if "BPF object" in line)
     assert check.returncode in (0, 1), check.stdout + check.stderr  # 1: this machine may not be ready
+    assert list((root / VENV).glob("lib/python*/site-packages/apprise")), "owners can be told"
     rules = run(root, "rules", "validate")
     assert rules.returncode == 0, rules.stdout + rules.stderr
 

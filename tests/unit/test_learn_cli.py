@@ -116,6 +116,14 @@ def test_with_every_comment_taken_away_it_loads_too(site: Path, text: str) -> No
     assert agent.egress is not None and "198.51.100.7:22" in agent.egress.allow
 
 
+def test_who_is_told_stays_as_it_was(site: Path) -> None:
+    text = OWNED.replace("}", ", escalate: {after: 15m, notify: ['credential:oncall.url']}}", 1)
+    (site / "agents.d/rome.yml").write_text(text)
+    (declared,) = load_agents(site / "agents.d")
+    assert declared.owner.escalate is not None
+    assert loaded(render(a_profile(), declared), site / "out").owner == declared.owner
+
+
 def test_an_empty_and_an_early_profile(site: Path) -> None:
     kept(site, Profile(agent="rome-rl", began=at(0)))
     done = learn(site)
@@ -127,6 +135,7 @@ def test_output_is_a_new_file(site: Path) -> None:
     kept(site, a_profile())
     file = site / "learned.yml"
     assert learn(site, f"--output={file}").output == "" and file.read_text() == learn(site).output
+    assert file.stat().st_mode & 0o777 == 0o600, "an owner's address may be a key"
     again = learn(site, f"--output={file}")
     assert again.exit_code == 1 and "is there already" in again.output
     nowhere = learn(site, f"--output={site}/no/such")

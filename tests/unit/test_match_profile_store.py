@@ -96,7 +96,11 @@ def _full(path: Path) -> None:
     write(path, profile)
 
 
-DAMAGE = [_cut, _empty, _deep, _other_agent, _other_version, _large, _writable, _link, _pipe, _full]
+def _no_text(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b"rome-rl", b"rome-\xff\xff"))
+
+
+DAMAGE = [_no_text, _cut, _empty, _deep, _other_agent, _other_version, _large, _writable, _link, _pipe, _full]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -17,6 +17,7 @@ from sensor.events import (
     NetworkConnection,
     NetworkFlow,
     NetworkPayload,
+    NetworkRelay,
     ProcessCreation,
     from_record,
     to_record,
@@ -134,6 +135,7 @@ def test_a_connection() -> None:
 
 
 PEER = {"protocol": "tcp", "destination_ip": "203.0.113.9", "destination_port": 443, "source_port": 4000}
+RELAY: dict[str, Any] = {"relay_ip": "::1", "relay_port": 22, "relay_scope": "loopback", "relay_initiated": True}
 
 
 def test_first_words() -> None:
@@ -168,6 +170,18 @@ def test_a_flow() -> None:
     assert alert["source"] == {"port": 4000, "bytes": 10, "packets": 1}
     assert alert["destination"] == {"ip": "203.0.113.9", "port": 443, "bytes": 20, "packets": 2}
     assert "sent 10 and received 20 bytes, the peer being 203.0.113.9:443 (tcp)" in alert["event"]["reason"]
+
+
+def test_a_relay() -> None:
+    event = NetworkRelay(**COMMON, **PEER, **RELAY, relay_exchanges=3, relay_turns=2, relay_bytes_in=10)
+    alert = alert_of(event)
+    assert alert["event"]["category"] == ["network"] and alert["event"]["action"] == "relay"
+    assert alert["destination"] == {"ip": "203.0.113.9", "port": 443}
+    assert alert["relay"]["ip"] == "::1" and alert["relay"]["bytes"] == {"in": 10}
+    said = "relayed between 203.0.113.9:443 (tcp) and [::1]:22 (loopback), 3 times"
+    assert said in alert["event"]["reason"]
+    event.relay_initiated, event.relay_ip = False, "10.0.0.9\nforged"
+    assert r"and 10.0.0.9\nforged, which connected to its port 22, 3 times" in alert_of(event)["event"]["reason"]
 
 
 def test_a_name_looked_up() -> None:
@@ -209,6 +223,8 @@ EVENTS = [
     NetworkPayload(**COMMON, **PEER),
     NetworkPayload(**COMMON, **{**PEER, "source_port": 4001}),
     NetworkFlow(**COMMON, **PEER, duration=0.25),
+    NetworkRelay(**COMMON, **PEER, **RELAY, relay_turns=1),
+    NetworkRelay(**COMMON, **PEER, **RELAY, relay_turns=3),
     DnsQuery(**COMMON, query_name="a", query_type="A", query_results=[]),
     DnsQuery(**COMMON, query_name="a", query_type="AAAA"),
     DeviceOpen(**COMMON, device_major=195, device_minor=0),

@@ -185,22 +185,27 @@ def test_drills(tell: Callable[..., Report]) -> None:
         told.at(10).drill("rome-rl")
         told.drill("evals", passed=False)
         told.audit.append("drill", agent="crawler", behaviour="miner", passed=True, known_ms=1.0, stopped_ms=2.0)
+        for number in range(2):
+            told.audit.append("drill", drill=f"{number}", agent="both", behaviour="miner", passed=not number)
+        for number in range(2):
+            told.audit.append("drill", drill=f"{number}", agent="both", passed=not number, behaviours=1, summary=True)
         told.audit.append("drill", agent="lies", behaviour="miner", passed=False)
         told.audit.append("drill", agent="lies", passed=True, behaviours=1, summary=True)
         told.audit.append("drill", agent="short", passed=True, behaviours=5, summary=True)
         told.audit.append("drill", agent=["?"], behaviour={}, passed="yes", known_ms="fast", summary=None)
 
-    report = tell(fill, "rome-rl", "evals", "crawler", "lies", "short", "never")
+    report = tell(fill, "rome-rl", "evals", "crawler", "both", "lies", "short", "never")
     states = {one.agent: one.state for one in report.drills.agents}
     assert states == {
         "rome-rl": "ok",
         "evals": "failed",
         "crawler": "unfinished",
+        "both": "failed",
         "lies": "failed",
         "short": "failed",
         "never": "never",
     }
-    assert report.drills.runs_in_all == 7 and report.drills.known.count == 5 + 4 + 4 + 1
+    assert report.drills.runs_in_all == 9 and report.drills.known.count == 5 + 4 + 4 + 1
     assert answer(report).basis == "Medians of 14 measurements in drills."
     assert not report.good and "1 agent without a drill in the last 31 days." in report.reasons
     failed = report.drills.runs[-1].behaviours[1]
@@ -222,6 +227,7 @@ def test_a_canary_is_no_incident(tell: Callable[..., Report]) -> None:
         who = {"alert": "a" * 32, "agent": "rome-rl", "drill": True}
         told.audit.append("verdict", **who, rule="r", title="T", level="critical", action="kill", detect_ms=1.0)
         told.audit.append("action", **who, action="kill", outcome="failed")
+        told.respond(agent="rome-rl~0123456789ab", outcome="failed")
 
     report = tell(fill)
     assert report.incidents == [] and report.overall.alerts == 0

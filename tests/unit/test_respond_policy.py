@@ -147,9 +147,16 @@ def test_agent_scope_in_slurm_is_every_step_and_never_the_job(root: CgroupRoot) 
 
 
 @pytest.mark.parametrize("action", ["isolate", "freeze"])
-def test_what_is_not_available_yet_is_refused(root: CgroupRoot, action: Action) -> None:
-    plan = planned(root, event_at("/x"), action=action)
-    assert plan.refused and plan.reason == f"{action} is not available yet"
+def test_what_is_done_to_whole_cgroups_is_refused_for_a_process(root: CgroupRoot, action: Action) -> None:
+    plan = planned(root, event_at(None), action=action)
+    assert plan.refused and plan.reason and "only whole cgroups" in plan.reason
+
+
+def test_only_cgroups_are_frozen(root: CgroupRoot) -> None:
+    assert planned(root, event_at("/x"), action="freeze").cgroups == (Target("/x", 9),)
+    for event, scope in ((event_at("/x"), "process"), (event_at("/init.scope"), "cgroup"), (event_at(None), "cgroup")):
+        plan = planned(root, event, scope, action="freeze")  # type: ignore[arg-type]
+        assert plan.refused and str(plan.reason).endswith("only whole cgroups are frozen")
 
 
 def test_only_a_program_can_be_denied_after_the_kernel_let_it_begin(root: CgroupRoot) -> None:

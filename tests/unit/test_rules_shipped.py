@@ -22,6 +22,7 @@ from sensor.match.matcher import Matcher
 from sensor.verdict import SEVERITY, Verdict
 
 RULES = list(load_rules([shipped_rules_dir()]))
+PYTHON = "/usr/bin/python3.11"
 
 by_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: Path(rule.info.path).stem)
 
@@ -132,6 +133,19 @@ def payload(protocol: str, address: str, port: int, image: str, **fields: Any) -
     )
 
 
+def relay(protocol: str | None, scope: str, to: str = "loopback", **fields: Any) -> AnyEvent:
+    return from_record(
+        {
+            "category": "network_relay",
+            **{"Image": PYTHON, "Protocol": "tcp", "Initiated": True, "ApplicationProtocol": protocol},
+            **{"DestinationScope": scope, "DestinationIp": "192.0.2.1", "DestinationPort": 443},
+            **{"RelayScope": to, "RelayIp": "127.0.0.1", "RelayPort": 5432, "RelayShared": False},
+            **{"RelayInitiated": True, "RelayPrompted": True, "RelayExchanges": 100, "RelayTurns": 100},
+            **{"RelayLarge": 0, "RelayVerbatim": 0, "RelayMissed": 0, "RelayMatched": 100.0, **fields},
+        }
+    )
+
+
 def tls(name: str, image: str, address: str = "192.0.2.1", port: int = 443, **fields: Any) -> AnyEvent:
     alpn = ["h2", "http/1.1"]
     return payload("tls", address, port, image, TlsServerName=name, TlsEch=False, **{"TlsAlpn": alpn, **fields})
@@ -150,7 +164,6 @@ def question(name: str, image: str, address: str = "192.0.2.1") -> AnyEvent:
     return from_record({"category": "dns_query", "Image": image, "CgroupPath": "/rome.slice", **names})
 
 
-PYTHON = "/usr/bin/python3.11"
 DATA_PLANE = [
     *("s3.us-east-1.amazonaws.com", "bucket.s3.us-east-1.amazonaws.com", "s3express-use1-az4.us-east-1.amazonaws.com"),
     *("sts.us-east-1.amazonaws.com", "123456789012.dkr.ecr.us-east-1.amazonaws.com", "api.ecr.us-east-1.amazonaws.com"),
@@ -240,6 +253,13 @@ ORDINARY = [
     payload("socks", "127.0.0.1", 1080, "/usr/bin/curl", SocksDestination="example.com:443"),
     payload("dns", "10.0.0.2", 53, PYTHON, Protocol="udp"),
     payload("wireguard", "192.0.2.1", 41641, "/usr/sbin/tailscaled", CgroupPath="/system.slice/tailscaled.service"),
+    relay("unknown", "private"),  # a worker: jobs from a queue go into a database, and it says that they are done
+    relay("tls", "external"),
+    relay("ssh", "external", SshBanner="SSH-2.0-paramiko_3.4.0"),
+    relay("http", "external", RelayTurns=3, RelayMissed=40, RelayMatched=13.0, RelayLarge=3),  # an agent and its model
+    relay("unknown", "private", "private", RelayVerbatim=90, RelayLarge=90),  # a broadcast along a tree of hosts
+    relay("http", "private", "external", RelayInitiated=False, RelayPrompted=False, RelayLarge=90),  # a web proxy
+    relay("tls", "private", RelayInitiated=False, RelayPrompted=False, RelayLarge=90),  # kubectl port-forward
     question("metadata.google.internal", PYTHON, "169.254.169.254"),
     question("db.example", PYTHON, "10.0.0.5"),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from sensor.record.audit.trail import Audit
 
@@ -24,13 +25,14 @@ class Requests:
         self._clock = clock
         self._repeats: dict[tuple[str, str, int, int], tuple[float, Peer, int]] = {}
 
-    def note(self, command: str, answer: str, peer: Peer | None, looks: bool) -> None:
+    def note(self, command: str, answer: str, peer: Peer | None, looks: bool, **said: Any) -> None:
         """`answer`: "done", "refused" or the like. `looks`: it changes nothing, so repeats are counted together.
+        `said`: what else is known of it; of repeats nothing is.
 
         `peer` is None where the kernel no longer knows.
         """
         if peer is None or not looks:
-            self._write(command, answer, peer, 1)
+            self._write(command, answer, peer, 1, said)
             return
         key = (command, answer, *peer[1:])
         known = self._repeats.get(key)
@@ -39,7 +41,7 @@ class Requests:
             return
         if len(self._repeats) >= LIMIT:
             self._tell(next(iter(self._repeats)))
-        self._write(command, answer, peer, 1)
+        self._write(command, answer, peer, 1, said)
         self._repeats[key] = self._clock() + TOGETHER_S, peer, 0
 
     def tick(self, at_once: bool = False) -> None:
@@ -52,8 +54,9 @@ class Requests:
     def _tell(self, key: tuple[str, str, int, int]) -> None:
         _, peer, count = self._repeats.pop(key)
         if count:
-            self._write(key[0], key[1], peer, count)
+            self._write(key[0], key[1], peer, count, {})
 
-    def _write(self, command: str, answer: str, peer: Peer | None, count: int) -> None:
+    def _write(self, command: str, answer: str, peer: Peer | None, count: int, said: dict[str, Any]) -> None:
         who = {} if peer is None else dict(zip(("pid", "uid", "gid"), peer, strict=True))
-        self._audit.append("request", command=command, answer=answer, **who, **({"count": count} if count > 1 else {}))
+        times = {"count": count} if count > 1 else {}
+        self._audit.append("request", command=command, answer=answer, **who, **said, **times)

@@ -17,6 +17,8 @@ RUNS = 100
 BEHAVIOURS = 100
 """How many of one run are kept."""
 AGENTS = 4096
+CANARY = "~"
+"""What stands in the name that a canary goes by in a drill, and in no agent's (`sensor.agents_file`)."""
 APART_NS = 3600 * 10**9
 """Records further apart than this are of two runs, the first of which came to no end."""
 
@@ -30,7 +32,8 @@ class DrillBook:
         self.crowded_out = 0
         self._since = since
         self._until = until
-        self._open: dict[str | None, Drill] = {}
+        self._open: dict[tuple[str | None, str | None], Drill] = {}
+        """By agent and the drill's own id, where it has one."""
         self._last: dict[str | None, Drill] = {}
         self._runs: deque[Drill] = deque(maxlen=RUNS)
         self._count = 0
@@ -39,9 +42,10 @@ class DrillBook:
 
     def take(self, record: Mapping[str, Any]) -> None:
         agent = text(record, "agent")
-        run = self._open.get(agent)
+        key = agent, text(record, "drill")
+        run = self._open.get(key)
         if run is None or parse_rfc3339(record["time"]) - parse_rfc3339(run.time) > APART_NS:
-            run = self._begin(record["time"], agent)
+            run = self._begin(record["time"], key)
         run.time = record["time"]
         if not record.get("summary"):
             self._behaviour(run, record)
@@ -50,7 +54,12 @@ class DrillBook:
         run.expected = count(record, "behaviours")
         if run.expected is not None and run.expected > len(run.behaviours) and len(run.behaviours) < BEHAVIOURS:
             run.passed = False
-        del self._open[agent]
+        del self._open[key]
+
+    @staticmethod
+    def is_canary(record: Mapping[str, Any]) -> bool:
+        """It is of what a drill had its canary do: what that showed is in the drill's own records."""
+        return bool(record.get("drill")) or CANARY in (text(record, "agent") or "")
 
     def finish(self, agents: Sequence[AgentFile], overdue_before: str) -> Drills:
         """`overdue_before`: a drill of that time is too old."""
@@ -67,7 +76,8 @@ class DrillBook:
             stopped=latency(self._stopped),
         )
 
-    def _begin(self, time: str, agent: str | None) -> Drill:
+    def _begin(self, time: str, key: tuple[str | None, str | None]) -> Drill:
+        agent, _ = key
         run = Drill(time, agent)
         if agent in self._last or len(self._last) < AGENTS:
             self._last[agent] = run
@@ -75,7 +85,7 @@ class DrillBook:
             self.crowded_out += 1
         if len(self._open) >= AGENTS:
             self._open.clear()
-        self._open[agent] = run
+        self._open[key] = run
         if self._since <= time <= self._until:
             self._runs.append(run)
             self._count += 1

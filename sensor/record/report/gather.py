@@ -57,9 +57,7 @@ class Gathered:
         self.watching.take(record)
         if record["kind"] == "drill":
             self.drills.take(record)
-        elif record.get("drill"):
-            pass  # a canary's: what a drill measured is in its own records
-        elif self._since <= record["time"] <= self._until:
+        elif self._since <= record["time"] <= self._until and not self.drills.is_canary(record):
             self._read(record)
 
     def finish(self) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sensor.events import parse_rfc3339
-from sensor.record.report.fields import mapping, text
+from sensor.record.report.fields import text
 from sensor.record.report.model import Gap, Watch
 
 GAPS = 100
@@ -37,8 +37,8 @@ class Watching:
             self._host = text(record, "host")
         elif kind == "stop":
             self._off = time, "stopped"
-        elif kind == "reload":
-            self._mode = text(mapping(record, "config"), "mode") or text(record, "mode") or self._mode
+        elif kind == "reload" and text(record, "outcome") == "done":
+            self._mode = text(record, "mode") or self._mode
         elif self._off is not None and self._off[1] == "unrecorded":
             self._on(time, self._off)
         self._last = time
