@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sensor.faults import printable
 from sensor.record.report.answer import QUESTION, answer
+from sensor.record.report.cases import NOT_STOPPED
 from sensor.record.report.model import Incident, Latency, Report, Row
 from sensor.record.report.words import duration
 
@@ -61,11 +62,11 @@ def _deeds(title: str, rows: Sequence[Row]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title=None)
     for name in (f"\n{title}", "\nalerts", "known\nmedian", "\np99", "\nworst", "stopped\nmedian", "\np99", "\nworst"):
         table.add_column(name, justify="left" if title in name else "right", overflow="fold")
-    for name in ("done", "denied", "waiting", "monitor", "refused", "failed", "no end"):
+    for name in ("done", "denied", "waiting", "allowed", "monitor", "refused", "failed", "no end"):
         table.add_column(f"\n{name}", justify="right")
     for row in rows[:ROWS]:
         deeds = row.deeds
-        numbers = (deeds.done, deeds.denied, deeds.pending, deeds.would)
+        numbers = (deeds.done, deeds.denied, deeds.pending, deeds.approved, deeds.would)
         bad = (deeds.refused, deeds.failed, deeds.unfinished)
         table.add_row(
             Text(printable(row.name or "none named")),
@@ -126,7 +127,7 @@ def _incidents(console: Console, report: Report) -> None:
 
 def _incident(one: Incident) -> tuple[str, ...]:
     times = "" if one.known_ms is None else f"known {duration(one.known_ms)}"
-    times += "" if one.stopped_ms is None else f", stopped {duration(one.stopped_ms)}"
+    times += "" if one.stopped_ms is None or one.outcome in NOT_STOPPED else f", stopped {duration(one.stopped_ms)}"
     rule = (one.rules[0] if one.rules else "an alert") + (f" and {len(one.rules) - 1} more" if one.rules[1:] else "")
     return (
         f"{one.opened[:19]}Z",

@@ -82,6 +82,22 @@ class Story:
         self.audit.append("action", **who, action=action, outcome=outcome, respond_ms=stopped_ms, **fields)
         return alert
 
+    def asks(self, case: str = "bidol") -> tuple[str, str]:
+        """Frozen until somebody decides, as `sensor.respond.approvals` has it; gives the alert's id and the case's."""
+        why = f"case {case}: hostbrake approve {case}, or deny {case}; denied without an answer by 12:15:00 UTC"
+        billing = {"rule": "r-billing", "title": "Talks to a billing endpoint"}
+        return self.respond(outcome="pending", action="freeze", stopped_ms=2.2, reason=why, **billing), case
+
+    def decides(self, case: str, how: str, outcome: str = "done") -> None:
+        """The request, and what is done then: an event, verdict and act of its own."""
+        self.audit.append("request", command=how, answer="done", user="ada", uid=1000, arguments={"id": case})
+        deed = {
+            "reason": f"{'denied' if how == 'deny' else 'approved'} by ada",
+            "outcome": outcome,
+            "stopped_ms": 7000.0,
+        }
+        self.respond(action="kill" if how == "deny" else "freeze", known_ms=None, detail=f"case {case}", **deed)
+
     def drill(self, agent: str, passed: bool = True, known_ms: float = 0.6, stopped_ms: float = 5.0) -> None:
         names = ("reverse tunnel", "miner", "device open", "denied connect", "kill switch")
         for number, name in enumerate(names):
@@ -177,9 +193,7 @@ def _fails(told: Story) -> None:
 
 
 def _asks(told: Story) -> None:
-    asked = told.respond(
-        outcome="pending", action="freeze", stopped_ms=2.2, rule="r-billing", title="Talks to a billing endpoint"
-    )
+    asked, case = told.asks()
     told.audit.append("notification", what="sent", to="owner of rome-rl", incidents=[asked[:10]])
     told.now += 300 * 10**9
-    told.audit.append("approval", alert=asked, decision="deny", by="ada", reason="not part of its purpose")
+    told.decides(case, "deny")

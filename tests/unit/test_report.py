@@ -120,22 +120,41 @@ def test_what_began_just_now_is_under_way(tmp_path: Path) -> None:
     assert report_of(tmp_path, until=NOW + 100 * 10**9)[0].overall.deeds == Deeds(unfinished=1)
 
 
-def test_frozen_to_ask_is_stopped_when_it_was_frozen(tell: Callable[..., Report]) -> None:
+@pytest.mark.parametrize(
+    ("how", "outcome", "becomes"),
+    [
+        ("deny", "done", "done"),
+        ("deny", "failed", "failed"),
+        ("approve", "done", "approved"),
+        ("approve", "none", "approved"),
+    ],
+)
+def test_frozen_to_ask_is_stopped_when_it_was_frozen(
+    tell: Callable[..., Report], how: str, outcome: str, becomes: str
+) -> None:
     def fill(told: Story) -> None:
         told.start()
-        alert = told.respond(outcome="pending", action="freeze", stopped_ms=2.0)
+        _, case = told.asks()
         told.now += 900 * 10**9
-        told.audit.append("approval", alert=alert, decision="deny", by="ada")
-        intent = told.audit.append("intent", alert=alert, action="kill")
-        told.audit.append("action", alert=alert, intent=intent, action="kill", outcome="done", respond_ms=900_000.0)
+        told.decides(case, how, outcome)
+        told.decides("zofus", how, outcome)
 
     report = tell(fill)
-    assert report.overall.stopped == Latency(1, 2.0, 2.0, 2.0) and report.overall.deeds == Deeds(done=1)
+    assert report.overall.stopped == Latency(1, 2.2, 2.2, 2.2) and report.overall.alerts == 1
+    others = {"failed": 2} if becomes == "failed" else {becomes: 1}
+    assert report.overall.deeds == Deeds(**others), "of a case that nobody knows only a failure counts"
     (incident,) = report.incidents
-    assert (incident.outcome, incident.stopped_ms, incident.alerts) == ("done", 2.0, 1)
+    assert (incident.outcome, incident.stopped_ms, incident.alerts) == (becomes, 2.2, 1)
     kinds = [step.kind for step in incident.steps]
-    assert kinds == ["event", "verdict", "intent", "action", "approval", "intent", "action"]
-    assert "decision deny, by ada" in incident.steps[4].text
+    assert kinds == ["event", "verdict", "intent", "action", "request", "intent", "action"]
+    assert incident.steps[4].text == f"ada asked to {how}: done"
+
+
+def test_nobody_has_decided_yet(tell: Callable[..., Report]) -> None:
+    report = tell(lambda told: told.asks())
+    assert report.overall.deeds == Deeds(pending=1) and report.overall.stopped.worst_ms == 2.2
+    assert "1 frozen and waiting for a decision." in answer(report).caveats
+    assert report.incidents[0].outcome == "pending"
 
 
 def test_an_incident_is_one_workload_within_ten_minutes(tell: Callable[..., Report]) -> None:

@@ -22,7 +22,7 @@ KNOWN = 50_000
 """How many alerts are remembered, so that what is recorded of them later finds its incident."""
 ID_LENGTH = 10
 """Who is notified is told an incident by the beginning of its first alert's id."""
-WORST = ("alert", "denied", "done", "pending", "would", "refused", "unfinished", "failed")
+WORST = ("alert", "denied", "done", "approved", "pending", "would", "refused", "unfinished", "failed")
 """Outcomes, the worst last."""
 NOT_STOPPED = frozenset({"refused", "unfinished", "failed"})
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from sensor.events import parse_rfc3339, rfc3339
+from sensor.record.report.cases import WORST
 from sensor.record.report.model import Incident, Latency, Report, Row
 
 LANES = 12
@@ -21,8 +22,6 @@ _ROW = 44
 _LEFT = 6
 _TOP = 8
 _AXIS = 40
-_MARKS = ("alert", "denied", "done", "pending", "would", "refused", "unfinished", "failed")
-"""What hides what where two marks have one place: the last is seen."""
 
 
 class Tick(msgspec.Struct, frozen=True):
@@ -227,14 +226,14 @@ def _incident_marks(
     bins = int(width // _BIN)
     for one in incidents:
         place = int(min(max((parse_rfc3339(one.opened) - start) / span, 0), 1) * bins)
-        key = (_MARKS.index(one.outcome), lanes[lane_of(one.agent)], place)
+        key = (WORST.index(one.outcome), lanes[lane_of(one.agent)], place)
         places[key] = places.get(key, 0) + 1
     marks = []
     for (outcome, lane, place), number in sorted(places.items()):
         x = _LEFT + 8 + place / bins * (width - 2 * _LEFT - 16)
         radius = min(9.0, 4.5 + 1.5 * math.log2(number))
-        words = f"{number} incident{'' if number == 1 else 's'}: {_MARKS[outcome]}"
-        marks.append(Mark(round(x, 1), _TOP + lane * _ROW + 28, round(radius, 1), _MARKS[outcome], words))
+        words = f"{number} incident{'' if number == 1 else 's'}: {WORST[outcome]}"
+        marks.append(Mark(round(x, 1), _TOP + lane * _ROW + 28, round(radius, 1), WORST[outcome], words))
     return marks
 
 

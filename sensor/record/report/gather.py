@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ LOSSES = 200
 UNDER_WAY_NS = 60 * 10**9
 """What began less than a minute ago may still be under way."""
 OUTCOMES = frozenset({"done", "pending", "would", "refused", "failed"})
+_ASKS = re.compile(r"\bcase ([a-z]{5}): hostbrake approve \1\b")
+_CASE = re.compile(r"case ([a-z]{5})")
+"""What freezing to ask (`sensor.respond.approvals`) writes: the question's reason, and a decision's detail."""
 _IDS = (("alert", "incident"), ("alerts", "incidents"))
 _DAY_NS = 86_400 * 10**9
 
@@ -45,6 +49,10 @@ class Gathered:
         self._alerts: dict[str, Key] = {}
         self._frozen: dict[str, Key] = {}
         """The alerts that wait for a decision. They were stopped when they were frozen, not when that came."""
+        self._asked: dict[str, str] = {}
+        """The alert that a case was opened for, by the case's id."""
+        self._decided: dict[str, str | None] = {}
+        """The alert that a decision is about, by the alert under which it is carried out."""
         self._intents: dict[int, tuple[str, Mapping[str, Any]]] = {}
         """Those without an action so far, by index."""
 
@@ -77,20 +85,34 @@ class Gathered:
 
     def _read(self, record: Mapping[str, Any]) -> None:
         kind, alert = record["kind"], text(record, "alert")
-        if kind == "loss":
+        if kind == "verdict" and alert and (case := _CASE.fullmatch(text(record, "detail") or "")):
+            self._decided[alert] = self._asked.get(case[1])
+        if alert in self._decided:
+            self._decision(self._decided[alert], record)
+        elif kind == "loss":
             self._loss(record)
         elif kind == "event" and alert:
             self.cases.event(alert, record)
         elif kind == "verdict" and alert:
             self._verdict(alert, record)
         elif kind == "intent" and alert:
-            if len(self._intents) < KNOWN:
-                self._intents[record["index"]] = alert, record
-            self.cases.more({alert}, record)
+            self._intend(alert, record)
         elif kind == "action" and alert:
             self._action(alert, record)
+        elif kind == "request":
+            asked = self._asked.get(text(mapping(record, "arguments"), "id") or "")
+            self.cases.more({asked} if asked else set(), record)
         else:
             self.cases.more(_ids(record), record)
+
+    def _decision(self, asked: str | None, record: Mapping[str, Any]) -> None:
+        """What is done when a case is closed. It stopped, or not, when it was frozen, so no time of this counts."""
+        if record["kind"] == "action" and asked is not None:
+            self._action(asked, record)
+        elif record["kind"] == "intent" and asked is not None:
+            self._intend(asked, record)
+        elif record["kind"] == "action" and text(record, "outcome") == "failed":
+            self.tally.response(self._key("", record), "failed", None)
 
     def _verdict(self, alert: str, record: Mapping[str, Any]) -> None:
         known_ms, times = milliseconds(record, "detect_ms"), count(record, "count")
@@ -108,14 +130,16 @@ class Gathered:
             self._alerts[alert] = key
         self.cases.verdict(alert, record, known_ms)
 
+    def _intend(self, alert: str, record: Mapping[str, Any]) -> None:
+        if len(self._intents) < KNOWN:
+            self._intents[record["index"]] = alert, record
+        self.cases.more({alert}, record)
+
     def _action(self, alert: str, record: Mapping[str, Any]) -> None:
         intent = record.get("intent")
         if isinstance(intent, int):
             self._intents.pop(intent, None)
-        said = text(record, "outcome")
-        outcome = said if said in OUTCOMES else "failed"
-        if outcome == "done" and text(record, "action") == "deny" and not count(record, "processes"):
-            outcome = "denied"
+        outcome = _outcome(record)
         key, before = self._key(alert, record), self._frozen.pop(alert, None)
         stopped_ms = milliseconds(record, "respond_ms") if outcome in ("done", "pending") and before is None else None
         if before is None:
@@ -125,6 +149,8 @@ class Gathered:
             key = before
         if outcome == "pending":
             self._frozen[alert] = key
+            if (case := _ASKS.search(text(record, "reason") or "")) and len(self._asked) < KNOWN:
+                self._asked[case[1]] = alert
         self.cases.more({alert}, record)
         self.cases.outcome(alert, outcome, record, stopped_ms)
 
@@ -245,6 +271,18 @@ def _reasons(report: Report) -> Iterable[str]:
 
 def _agents(number: int) -> str:
     return f"{number:,} agent{'' if number == 1 else 's'}"
+
+
+def _outcome(record: Mapping[str, Any]) -> str:
+    """The name of one of `Deeds`' counts."""
+    said, action = text(record, "outcome"), text(record, "action")
+    if said in ("done", "none") and (text(record, "reason") or "").startswith("approved by "):
+        return "approved"
+    if said == "none":  # what was frozen to ask is gone
+        return "done"
+    if said == "done" and action == "deny" and not count(record, "processes"):
+        return "denied"
+    return said if said in OUTCOMES else "failed"
 
 
 def _ids(record: Mapping[str, Any]) -> set[str]:

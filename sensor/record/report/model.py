@@ -43,6 +43,8 @@ class Deeds(msgspec.Struct):
     """Refused by the kernel before it happened; takes no time, so it is in no time to stop."""
     pending: int = 0
     """Frozen, and waits for a decision."""
+    approved: int = 0
+    """Frozen, and then let go on by a person."""
     would: int = 0
     """Monitor mode: nothing was done."""
     refused: int = 0
@@ -94,7 +96,9 @@ class Incident(msgspec.Struct):
     """Titles, at most ten."""
     alerts: int = 0
     outcome: str = "alert"
-    """The worst of its responses': failed, unfinished, refused, would, pending, done, denied, or alert: none asked."""
+    """The worst of its responses': failed, unfinished, refused, would, pending, approved, done, denied; or alert, where
+    none was asked for.
+    """
     known_ms: float | None = None
     """The first alert's."""
     stopped_ms: float | None = None

@@ -98,6 +98,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["duration"] = _duration
+    environment.filters["stopped"] = _stopped
     environment.filters["time"] = _time
     environment.filters["short"] = _short
     return environment
@@ -113,6 +114,11 @@ def _harmless(value: object) -> object:
 
 def _duration(milliseconds: float | None) -> str:
     return "-" if milliseconds is None else duration(milliseconds)
+
+
+def _stopped(incident: Incident) -> str:
+    """Where one response failed, another's time is no answer."""
+    return "not stopped" if incident.outcome in NOT_STOPPED else _duration(incident.stopped_ms)
 
 
 def _time(text: str | None) -> str:

@@ -23,7 +23,9 @@ _NAMED = frozenset({"index", "time", "kind", "prev", "alert", "alerts", "inciden
 def in_words(record: Mapping[str, Any]) -> str:
     """One record, in at most a thousand characters."""
     kind = record["kind"]
-    tell = {"event": _event, "verdict": _verdict, "intent": _intent, "action": _action}.get(kind, _anything)
+    tell = {"event": _event, "verdict": _verdict, "intent": _intent, "action": _action, "request": _request}.get(
+        kind, _anything
+    )
     return tell(record)[:TEXT]
 
 
@@ -73,6 +75,10 @@ def _action(record: Mapping[str, Any]) -> str:
         return f"nothing done, in monitor mode; else {deed}{why}"
     if outcome == "pending":
         return f"{deed}, waits for a decision{why}"
+    if outcome == "none":
+        return f"nothing more was done{why}"
+    if outcome == "done" and (reason or "").startswith("approved"):
+        return f"let go on{why}"
     if outcome != "done":
         return f"{'REFUSED' if outcome == 'refused' else 'FAILED'} to {action}{why}"
     processes = count(record, "processes")
@@ -80,6 +86,12 @@ def _action(record: Mapping[str, Any]) -> str:
     many = f", {processes} process{'' if processes == 1 else 'es'}" if processes else ""
     after = f", verified after {duration(stopped)}" if stopped else ""
     return f"{deed}{many}{after}{why}"
+
+
+def _request(record: Mapping[str, Any]) -> str:
+    uid = count(record, "uid")
+    who = text(record, "user") or ("somebody" if uid is None else f"user {uid}")
+    return f"{who} asked to {text(record, 'command') or 'do something'}: {text(record, 'answer') or 'no answer'}"
 
 
 def _anything(record: Mapping[str, Any]) -> str:
