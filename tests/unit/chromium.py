@@ -39,9 +39,10 @@ class Browser:
         own_read, its_write = _pipe()
         its_read, own_write = _pipe()
         flags = ["--headless", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={place}", "--no-first-run"]
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium refuses to have one as root
+        # It has no sandbox as root, and elsewhere only where user namespaces are allowed; /dev/shm may be small.
+        flags += ["--no-sandbox", "--disable-dev-shm-usage"]
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _ENTER.format(its_read, its_write), find(), *flags, *sandbox, "about:blank"],
+            [sys.executable, "-c", _ENTER.format(its_read, its_write), find(), *flags, "about:blank"],
             pass_fds=(its_read, its_write),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
