@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from sensor.events import parse_rfc3339, rfc3339
-from sensor.record.report.cases import WORST
+from sensor.record.report.cases import NOT_STOPPED, WORST
 from sensor.record.report.model import Incident, Latency, Report, Row
 
 LANES = 12
@@ -209,13 +209,14 @@ def lane_of(agent: str | None) -> str:
 
 
 def _lanes(report: Report) -> dict[str, int]:
-    """Name -> lane; the busiest agents have their own."""
-    busy: dict[str, int] = {}
+    """Name -> lane; those that something of was not stopped and the busiest have their own."""
+    busy: dict[str, tuple[bool, int]] = {}
     for incident in report.incidents:
-        busy[lane_of(incident.agent)] = busy.get(lane_of(incident.agent), 0) + 1
+        grave, number = busy.get(lane_of(incident.agent), (False, 0))
+        busy[lane_of(incident.agent)] = grave or incident.outcome in NOT_STOPPED, number + 1
     for drill in report.drills.runs:
-        busy.setdefault(lane_of(drill.agent), 0)
-    names = sorted(busy, key=lambda name: (-busy[name], name))
+        busy.setdefault(lane_of(drill.agent), (False, 0))
+    names = sorted(busy, key=lambda name: (not busy[name][0], -busy[name][1], name))
     return {name: min(place, LANES - 1) for place, name in enumerate(names)}
 
 
