@@ -132,6 +132,8 @@ def lockdown(path: Path) -> Item:
     try:
         text = path.read_text().strip()
     except FileNotFoundError:
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            return _found("lockdown", f"not told: securityfs is not mounted at {path.parent}")
         return _found("lockdown", "none")
     except OSError as error:
         return _missing("lockdown", f"{path} cannot be read ({error.strerror}); run as root")

@@ -49,7 +49,7 @@ def list_(config: Path | None, directory: Path | None, as_json: bool) -> None:
     if as_json:
         sys.stdout.buffer.write(orjson.dumps({"mode": configured.mode, "agents": found}) + b"\n")
     else:
-        _show(found, configured.mode)
+        _show(found, configured.mode, directory or Path(configured.agents))
     for fault in faults:
         click.echo(str(fault), err=True)
     sys.exit(2 if faults else 0)
@@ -87,7 +87,10 @@ def _count(cgroup: Path) -> int:
         return 0
 
 
-def _show(found: list[dict[str, Any]], mode: str) -> None:
+def _show(found: list[dict[str, Any]], mode: str, directory: Path) -> None:
+    if not found:
+        click.echo(f"no agents in {printable(str(directory))}")
+        return
     table = Table(box=None, pad_edge=False)
     for name in ("agent", "owner", "purpose", f"limits ({mode})", "processes", "cgroups"):
         table.add_column(name, justify="right" if name == "processes" else "left")

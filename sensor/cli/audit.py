@@ -111,6 +111,7 @@ def show(trail: Path, as_json: bool, last: int | None, **filters: Any) -> None:
     from sensor.record.audit.bundle import records
 
     is_wanted = _filter(**filters)
+    _no_trail(trail)
     try:
         wanted = ((line, record) for line, record in records(trail) if is_wanted(record))
         found = wanted if last is None else deque(wanted, maxlen=last)
@@ -176,6 +177,7 @@ def _keys(trail: Path, given: str | None) -> list[PublicKey]:
             text = Path(text).read_text()
         return [parse_public_key(text)]
     except OSError as error:
+        _no_trail(trail)
         _refuse(f"{source}: {error.strerror}")
     except (NoteError, UnicodeDecodeError) as error:
         _refuse(f"{source}: {error}", status=2 if given else 1)
@@ -190,6 +192,12 @@ def checkpoints_of(paths: Sequence[Path]) -> list[tuple[str, bytes]]:
         notes, rest = read_notes(path)
         found += [(str(path), note) for note in [*notes, *([rest] if rest or not notes else [])]]
     return found
+
+
+def _no_trail(trail: Path) -> None:
+    """Say so where nothing was ever recorded."""
+    if not os.path.lexists(trail):
+        _refuse(f"no audit trail at {trail}: no sensor wrote there yet; --trail names another")
 
 
 def _patiently(make: Callable[[], Any]) -> Any:
@@ -209,10 +217,16 @@ def _patiently(make: Callable[[], Any]) -> Any:
 def _filter(
     kinds: tuple[str, ...], agent: str | None, identifier: str | None, since: str | None
 ) -> Callable[[dict[str, Any]], bool]:
+    from typing import get_args
+
     from sensor.cli.since import since_ns
     from sensor.events import rfc3339
     from sensor.record.audit.bundle import ids_of
+    from sensor.record.audit.line import Kind
 
+    known = get_args(Kind)
+    if unknown := [kind for kind in kinds if kind not in known]:
+        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(known)}", param_hint="--kind")
     start = "" if since is None else rfc3339(since_ns(since))
 
     def is_wanted(record: dict[str, Any]) -> bool:
@@ -232,7 +246,7 @@ def _tell(report: Report, name: str, is_trusted: bool, is_bundle: bool) -> None:
     if report.more_findings:
         click.echo(f"and {report.more_findings:,} findings more")
     span = f", {printable(report.first)} to {printable(report.last)}" if report.first and report.last else ""
-    where = "in the bundle" if is_bundle else f"in {report.segments:,} segments"
+    where = "in the bundle" if is_bundle else f"in {report.segments:,} segment{'' if report.segments == 1 else 's'}"
     click.echo(f"{printable(name)}: {'good' if report.is_good() else 'NOT what the sensor wrote'}")
     click.echo(f"  records      {report.records:,} {where}{span}")
     unsigned = 0 if is_bundle else max(0, report.records - report.signed)
@@ -268,7 +282,10 @@ def _print(records: list[dict[str, Any]]) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=_WIDE)
-    console.print(table)
+    with console.capture() as shown:
+        console.print(table)
+    for line in shown.get().splitlines():
+        click.echo(line.rstrip())
 
 
 _TOLD_ELSEWHERE = frozenset({"index", "time", "kind", "prev", "agent", "event"})

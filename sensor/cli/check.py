@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from sensor.agents_file import AgentFile, Match
+from sensor.cli.links import links
 from sensor.cli.reach import unreachable
 from sensor.config import usable_config
 from sensor.context.agents import Agents
@@ -27,13 +28,13 @@ from sensor.match.ir import Rule, RuleSet
 from sensor.readiness import Item, node_items
 from sensor.startup import Loaded, load_everything
 
+_PATH = click.Path(path_type=Path)
+
 
 @click.command("check")
-@click.option(
-    "--config", "config_path", type=click.Path(path_type=Path), help="instead of sensor.yml in /etc/hostbrake"
-)
-@click.option("--agents", type=click.Path(path_type=Path), help="directory of agents, instead of the configured one")
-@click.option("--rules", type=click.Path(path_type=Path), multiple=True, help="directory of rules; repeatable")
+@click.option("--config", "config_path", type=_PATH, metavar="FILE", help="instead of /etc/hostbrake/sensor.yml")
+@click.option("--agents", type=_PATH, metavar="DIR", help="agents, instead of the configured")
+@click.option("--rules", type=_PATH, metavar="DIR", multiple=True, help="rules, instead of the configured; repeatable")
 @click.option("--mode", type=click.Choice(["monitor", "enforce"]), help="as if this were the configured one")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
 def check(
@@ -73,6 +74,7 @@ def _warnings(loaded: Loaded) -> list[tuple[str, str]]:
         )
         for agent, match in unsupported
     ]
+    warnings += [("agents", says) for says in links(loaded.agents)]
     warnings += [("notify", says) for says in unreachable(loaded)]
     warnings += [("rules", says) for says in _idle(loaded.rules)]
     if loaded.config.mode == "enforce" and not _may_use_gpus(loaded.agents, [match for _, match in unsupported]):
@@ -131,7 +133,8 @@ def _show(items: list[Item], faults: list[Fault], warnings: list[tuple[str, str]
     for subject, says in warnings:
         _line(console, "warning", subject, says)
     if loaded:
-        summary = f"{_count(len(loaded.rules), 'rule')}, {_count(len(loaded.agents), 'agent')}, no fault"
+        agents = _count(len(loaded.agents), "agent") if loaded.agents else "no agent, so nobody owns what runs here"
+        summary = f"{_count(len(loaded.rules), 'rule')}, no fault, {agents}"
         _line(console, "ok", "files", f"{loaded.config.mode} mode, {summary}")
         return
     files = len({fault.path for fault in faults})

@@ -43,9 +43,11 @@ class Drilled(msgspec.Struct):
 @click.option(
     "--kill-limit", type=SECONDS, default=60.0, show_default=True, metavar="SECONDS", help="for the kill switch"
 )
-@click.option("--auto-limit", type=SECONDS, default=1.0, show_default=True, metavar="S", help="for all automatic")
+@click.option(
+    "--auto-limit", type=SECONDS, default=1.0, show_default=True, metavar="SECONDS", help="for each automatic stop"
+)
 @click.option("--page", is_flag=True, help="tell the owners of the canary's alerts as of any other")
-@click.option("--config", type=PATH, help="instead of /etc/hostbrake/sensor.yml")
+@click.option("--config", type=PATH, metavar="FILE", help="instead of /etc/hostbrake/sensor.yml")
 @click.option("--control-socket", type=PATH, help="where the sensor listens, instead of the configured path")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
 def drill(

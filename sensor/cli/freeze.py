@@ -24,8 +24,8 @@ def target_options(command: Command) -> Command:
             "--cgroup", metavar="PATH", help="this cgroup, from the cgroup v2 root or as a directory below its mount"
         ),
         click.option("--cgroup-root", type=PATH, help="look for the agent only in this cgroup v2 directory"),
-        click.option("--agents", "agents_dir", type=PATH, help="directory of agents, instead of the configured"),
-        click.option("--config", type=PATH, help="instead of /etc/hostbrake/sensor.yml"),
+        click.option("--agents", "agents_dir", type=PATH, metavar="DIR", help="agents, instead of the configured"),
+        click.option("--config", type=PATH, metavar="FILE", help="instead of /etc/hostbrake/sensor.yml"),
         click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output"),
         click.option(
             "--timeout",
@@ -90,8 +90,10 @@ def report(  # noqa: PLR0917 (what there is to say)
         click.echo(encode({**said, "failed": unmoved, "left": found.left}))
     else:
         where = plural(len(found.paths), "cgroup")
-        verified = "" if unmoved or found.left else ", verified"
-        click.echo(f"{done} {plural(processes, 'process')} in {where} in {spent_ms:.1f} ms{verified}")
+        failed = unmoved or found.left
+        if processes or not failed:
+            verified = "" if failed else ", verified"
+            click.echo(f"{done} {plural(processes, 'process')} in {where} in {spent_ms:.1f} ms{verified}")
         for line in [*unmoved, *found.left]:
             click.echo(f"not {done}: {line}", err=True)
     sys.exit(1 if unmoved or found.left else 0)

@@ -17,8 +17,8 @@ from sensor.control import ControlError, ask
 @click.argument("agent", required=False)
 @click.option("--cgroup", metavar="PATH", help="this cgroup, from the cgroup v2 root or as a directory below its mount")
 @click.option("--cgroup-root", type=PATH, help="look for the agent only in this cgroup v2 directory")
-@click.option("--agents", "agents_dir", type=PATH, help="directory of agents, instead of the configured")
-@click.option("--config", type=PATH, help="instead of /etc/hostbrake/sensor.yml")
+@click.option("--agents", "agents_dir", type=PATH, metavar="DIR", help="agents, instead of the configured")
+@click.option("--config", type=PATH, metavar="FILE", help="instead of /etc/hostbrake/sensor.yml")
 @socket_option
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
 def isolate(

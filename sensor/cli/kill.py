@@ -23,8 +23,8 @@ _NAMED = 20
 @click.option("--all", "everyone", is_flag=True, help="every agent that has a file")
 @click.option("--hold", is_flag=True, help="and keep it from starting again, until `hostbrake release`")
 @click.option("--cgroup-root", type=PATH, help="look for agents only in this cgroup v2 directory")
-@click.option("--agents", "agents_dir", type=PATH, help="directory of agents, instead of the configured")
-@click.option("--config", type=PATH, help="instead of /etc/hostbrake/sensor.yml")
+@click.option("--agents", "agents_dir", type=PATH, metavar="DIR", help="agents, instead of the configured")
+@click.option("--config", type=PATH, metavar="FILE", help="instead of /etc/hostbrake/sensor.yml")
 @click.option("--state-dir", type=PATH, help="where holds are kept, instead of the configured directory")
 @click.option("--control-socket", type=PATH, default=SOCKET, show_default=True, help="where the sensor is told of it")
 @click.option("--json", "as_json", is_flag=True, help="one JSON object on standard output")
@@ -123,7 +123,8 @@ def _report(  # noqa: PLR0917 (what there is to say)
         click.echo(encode(report))
         return
     where = plural(len(found.paths), "cgroup")
-    click.echo(f"killed {plural(processes, 'process')} in {where} in {spent_ms:.1f} ms")
+    if processes or not survivors:
+        click.echo(f"killed {plural(processes, 'process')} in {where} in {spent_ms:.1f} ms")
     if held:
         click.echo(held)
     for survivor in survivors[:_NAMED]:

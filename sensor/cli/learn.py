@@ -17,10 +17,10 @@ _PATH = click.Path(path_type=Path, readable=False)  # what cannot be read is tol
 
 @click.command("learn")
 @click.argument("agent")
-@click.option("--config", "config_path", type=_PATH, help="instead of /etc/hostbrake/sensor.yml")
-@click.option("--agents", type=_PATH, help="directory of agents, instead of the configured one")
-@click.option("--state-dir", type=_PATH, help="where the sensor keeps its state, instead of the configured place")
-@click.option("--output", type=_PATH, help="a new file, instead of standard output")
+@click.option("--config", "config_path", type=_PATH, metavar="FILE", help="instead of /etc/hostbrake/sensor.yml")
+@click.option("--agents", type=_PATH, metavar="DIR", help="agents, instead of the configured")
+@click.option("--state-dir", type=_PATH, metavar="DIR", help="where the sensor keeps its state, if not as configured")
+@click.option("--output", type=_PATH, metavar="FILE", help="a new file, instead of standard output")
 def learn(
     agent: str, config_path: Path | None, agents: Path | None, state_dir: Path | None, output: Path | None
 ) -> None:
@@ -60,7 +60,8 @@ def _declared(agent: str, directory: str) -> AgentFile:
         return declared
     if faults:
         raise FaultsError(faults)
-    return _refuse(f"no file in {directory} declares an agent {agent!r}")
+    known = ", ".join(sorted(file.agent for file in found)) or "none"
+    return _refuse(f"no agent {agent!r} in {directory}; known: {known}", 2)
 
 
 def _write(text: str, output: Path | None) -> None:
@@ -77,6 +78,6 @@ def _write(text: str, output: Path | None) -> None:
         _refuse(f"{output}: {error.strerror}")
 
 
-def _refuse(why: str) -> NoReturn:
+def _refuse(why: str, status: int = 1) -> NoReturn:
     click.echo(f"hostbrake: {why}", err=True)
-    sys.exit(1)
+    sys.exit(status)

@@ -17,8 +17,8 @@ from sensor.respond.holds import HOLDS_DIR, Target, forget, thaw
 @click.command("release")
 @click.argument("agent", required=False)
 @click.option("--cgroup", metavar="PATH", help="this cgroup, from the cgroup v2 root or as a directory below its mount")
-@click.option("--agents", "agents_dir", type=PATH, help="directory of agents, instead of the configured")
-@click.option("--config", type=PATH, help="instead of /etc/hostbrake/sensor.yml")
+@click.option("--agents", "agents_dir", type=PATH, metavar="DIR", help="agents, instead of the configured")
+@click.option("--config", type=PATH, metavar="FILE", help="instead of /etc/hostbrake/sensor.yml")
 @click.option("--state-dir", type=PATH, help="where holds are kept, instead of the configured directory")
 @click.option("--control-socket", type=PATH, default=SOCKET, show_default=True, help="where the sensor listens")
 def release(

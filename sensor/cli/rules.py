@@ -43,7 +43,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="JSON on standard o
 
 @click.group()
 def rules() -> None:
-    """List, validate, cover and test rules.
+    """List, validate and test rules; show what they cover.
 
     Rules are Sigma rules in *.yml files below the rule directories; docs/RULES.md says how to write one.
     """

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sensor.config import Config
 from sensor.control import ControlError, ask
+from sensor.faults import printable
 
 
 @click.command("status")
@@ -56,15 +57,17 @@ def _show(answer: dict[str, Any]) -> None:
     table.add_row("profiles", f"{answer['profiles']['learned']} learned of {answer['profiles']['agents']}")
     table.add_row("events", _total(answer["events"]))
     table.add_row("alerts", _total(answer["alerts"]))
-    table.add_row("merged", f"{answer['merged']:,} of them counted in an equal one")
+    table.add_row("merged", f"{answer['merged']:,} of these alerts were counted in an equal one and not written")
     trail = answer["audit"]
-    table.add_row("audit", f"{trail['records']:,} records, {trail['signed']:,} of them under a signed checkpoint")
+    table.add_row("audit", f"{_some(trail['records'], 'record')}, {trail['signed']:,} under a signed checkpoint")
     collapsed = sum(counts["collapsed"] for counts in answer["kernel"].values())
-    table.add_row("collapsed", f"{collapsed:,} repeats, counted in the kernel and not sent")
+    table.add_row("collapsed", f"{_some(collapsed, 'repeat')}, counted in the kernel and not sent")
     if answer["control_refused"]:
-        table.add_row("refused", f"{answer['control_refused']:,} requests at the control socket")
+        table.add_row("refused", f"{_some(answer['control_refused'], 'request')} at the control socket")
     if waiting := answer["approvals"]["pending"]:
         table.add_row("pending", f"{waiting} frozen, waiting for an answer: hostbrake pending", style="yellow")
+    if isolated := answer["isolated"]:
+        table.add_row("isolated", "\n".join(printable(path) for path in isolated), style="yellow")
     table.add_row("notified", _notified(answer["notifications"]))
     lost = answer["lost"]
     table.add_row("lost", "\n".join(_counts(lost)) or "nothing", style="bold red" if lost else "")
@@ -80,7 +83,7 @@ def _notified(told: dict[str, Any] | None) -> str:
         return "nobody: notifications are off"
     parts = [f"{told['sent']:,} sent, {told['waiting']:,} waiting"]
     if told["unacknowledged"]:
-        parts.append(f"{told['unacknowledged']:,} incidents not acknowledged: hostbrake ack lists them")
+        parts.append(f"{_some(told['unacknowledged'], 'incident')} not acknowledged: hostbrake ack lists them")
     if failure := told["last_failure"]:
         parts.append(f"{told['failed']:,} failed, last {failure['time']} to {failure['to']}: {failure['why']}")
     return "\n".join(parts)
@@ -97,6 +100,10 @@ def _up(since: int) -> str:
 def _total(counts: dict[str, int]) -> str:
     """`7: 2 done, 5 none`."""
     return f"{sum(counts.values()):,}" + (f": {', '.join(_counts(counts))}" if counts else "")
+
+
+def _some(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _counts(counts: dict[str, int]) -> list[str]:

@@ -57,6 +57,9 @@ def thaw(
     found.paths = [each.path for each in held]
     processes, still = freeze_cgroups(held, True, timeout)
     found.left += _held_above(root, found.paths)
+    if not (found.paths or found.left or as_json):
+        click.echo("nothing of it was frozen")
+        return
     report(found, processes, still, "thawed", (time.monotonic() - start) * 1000, as_json)
 
 

@@ -216,6 +216,6 @@ class RuleSet(msgspec.Struct, frozen=True, kw_only=True):
         summary = self.summary()
         said = {
             f"{summary['degraded']} degraded": summary["degraded"],
-            f"{summary['never']} never fire": summary["never"],
+            f"{summary['never']} never fire{'s' if summary['never'] == 1 else ''}": summary["never"],
         }
         return ", ".join(text for text, number in said.items() if number)

@@ -308,7 +308,8 @@ def _settle(acts: Mapping[str, Act], first: bool, failed: list[str]) -> dict[str
             else:
                 waiting[path] = act
         except OSError as error:
-            failed.append(f"{path}: {error.strerror}")
+            hint = "; run as root" if isinstance(error, PermissionError) else ""
+            failed.append(f"{path}: {error.strerror}{hint}")
     return waiting
 
 

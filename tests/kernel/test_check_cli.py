@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,24 @@ def test_a_match_that_this_node_cannot_tell_is_a_warning(files: list[str], tmp_p
     assert (code, found["agents"]) == (0, 1)
     says = "agent a: nothing is recognised by slurm_account (models): there is no scontrol on the PATH"
     assert found["warnings"] == [says]
+
+
+def test_a_program_that_is_a_link_is_a_warning(files: list[str], tmp_path: Path) -> None:
+    """The limit is judged by the file that the kernel runs."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/real").touch(mode=0o755)
+    (tmp_path / "bin/alias").symlink_to("real")
+    agent = "agent: a\npurpose: p\nowner: {name: A, notify: ['mailto://a@example.org']}\nmatch: [{cgroup: /a}]\n"
+    file = tmp_path / "agents.d/a.yml"
+    file.write_text(f"{agent}exec: {{deny: ['{tmp_path}/bin/alias', '*/no-such-program']}}\n")
+    says = f"agent a: exec.deny {tmp_path}/bin/alias does not mean {tmp_path}/bin/alias: that is a link to "
+    assert report(*files)[1]["warnings"] == [f"{says}{tmp_path}/bin/real"]
+    file.write_text(f"{agent}exec: {{deny: ['*/alias']}}\n")
+    path = ("env", f"PATH={tmp_path}/bin:{os.environ['PATH']}")
+    (warning,) = report(*files, before=path)[1]["warnings"]
+    assert warning.startswith("agent a: exec.deny */alias ") and warning.endswith("/bin/real")
+    file.write_text(f"{agent}exec: {{deny: ['*/alias', '*/real']}}\n")
+    assert report(*files, before=path)[1]["warnings"] == []
 
 
 def test_what_does_less_than_it_says_is_a_warning(files: list[str], tmp_path: Path) -> None:

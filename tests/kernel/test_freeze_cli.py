@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import msgspec
 import pytest
 from respond_helpers import MOUNT, is_dead, python_in, spawn_in, wait_for
-from sensor_helpers import hostbrake
+from sensor_helpers import hostbrake, path_of
 
 from sensor.respond.cases import STATE_FILE, Case, CgroupRef, State
 from sensor.verdict import RuleInfo
@@ -66,6 +68,29 @@ def test_a_cgroup_stops_and_goes_on(cgroup: Path, tmp_path: Path) -> None:
     assert report == {"cgroups": [f"/{cgroup.name}"], "processes": 3, "failed": [], "left": []}
     before = counter.read_text()
     wait_for(lambda: counter.read_text() != before, "it counts on")
+
+
+def test_nothing_to_thaw_and_no_right_to_act(cgroup: Path) -> None:
+    spawn_in(cgroup, count=1)
+    done = hostbrake("thaw", "--cgroup", cgroup)
+    assert done.returncode == 0 and "nothing of it was frozen" in done.stdout
+    for command, word in (("freeze", "frozen"), ("kill", "killed")):
+        code = "import sys; from sensor.cli.main import main; sys.argv[0] = 'hostbrake'; main()"
+        plain = [
+            "setpriv",
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            sys.executable,
+            "-c",
+            code,
+            command,
+            "--cgroup",
+            cgroup,
+        ]
+        done = subprocess.run(plain, capture_output=True, text=True, check=False)
+        assert done.returncode == 1 and word not in done.stdout, done.stdout
+        assert f"{path_of(cgroup)}: Permission denied" in done.stderr and "root" in done.stderr
 
 
 def test_an_agent_and_nobody_else(cgroup: Path, agents: Path, tmp_path: Path) -> None:

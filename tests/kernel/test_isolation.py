@@ -109,6 +109,7 @@ def test_nothing_leaves_until_released(launch: Launch, work: Path, talker: Talke
     done = isolate(sensor, f"--cgroup={work}")
     assert done.returncode == 0 and "verified" in done.stdout and path_of(work) in done.stdout, done.stderr
     assert status_of(sensor)["isolated"] == [path_of(work)]
+    assert path_of(work) in "".join(hostbrake("status", f"--control-socket={sensor.socket}").stdout.split())
     assert talker.does("old") in ("ConnectionAbortedError", "BrokenPipeError"), "the live connection has ended"
     assert talker.does("new") == "PermissionError" and not talker.is_called()
     assert talker.does("udp") == "PermissionError" and not talker.hears_datagram()

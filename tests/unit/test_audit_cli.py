@@ -55,9 +55,15 @@ def test_the_key_is_given_as_text_or_file(trail: Path, tmp_path: Path) -> None:
 def test_what_is_not_there(tmp_path: Path, trail: Path) -> None:
     for command in (["verify"], ["show"], ["key"], ["export", "x", "-o", str(tmp_path / "b")]):
         result = audit(*command, "--trail", tmp_path / "nothing")
-        assert result.exit_code == 1 and "No such file" in result.stderr
+        assert result.exit_code == 1 and "no audit trail at" in result.stderr and "--trail" in result.stderr
     result = audit("verify", "--trail", trail, "--checkpoint", tmp_path / "nothing")
     assert result.exit_code == 1 and "No such file" in result.stderr
+
+
+def test_show_knows_its_kinds_and_pads_no_line(trail: Path) -> None:
+    done = audit("show", "--trail", trail, "--kind", "actions")
+    assert done.exit_code == 2 and "action" in done.output
+    assert all(line == line.rstrip() for line in audit("show", "--trail", trail).output.splitlines())
 
 
 def test_show_filters(trail: Path) -> None:

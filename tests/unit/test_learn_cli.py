@@ -154,7 +154,7 @@ def test_no_profile_yet(site: Path) -> None:
 def test_no_such_agent_and_a_faulty_file(site: Path) -> None:
     for name in ("other", "../rome-rl", ""):
         done = learn(site, agent=name)
-        assert done.exit_code == 1 and "declares an agent" in done.output
+        assert done.exit_code == 2 and "no agent" in done.output
     (site / "agents.d/rome.yml").write_text("agent: rome-rl\n")
     assert learn(site).exception is not None
 

@@ -75,6 +75,15 @@ def test_lockdown(tmp_path: Path, text: str | None, ready: bool) -> None:
     assert readiness.lockdown(tmp_path / "lockdown").ready is ready
 
 
+def test_a_lockdown_that_nothing_shows_is_not_called_none(tmp_path: Path) -> None:
+    """securityfs is not mounted: its directory in sysfs is there and empty."""
+    (tmp_path / "security").mkdir()
+    item = readiness.lockdown(tmp_path / "security" / "lockdown")
+    assert item.ready and "securityfs is not mounted" in item.says
+    (tmp_path / "security" / "lsm").touch()
+    assert readiness.lockdown(tmp_path / "security" / "lockdown").says == "none"
+
+
 def test_no_cgroup2(tmp_path: Path) -> None:
     mountinfo = tmp_path / "mountinfo"
     mountinfo.write_text("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n")

@@ -82,7 +82,7 @@ def test_coverage_gives_the_reason_and_is_no_error(rules: Path) -> None:
     done = hostbrake("coverage", "--rules", rules)
     assert done.returncode == 0
     assert "file_event" in done.stdout and "2 rules: 1 full, 0 degraded, 1 never fires" in done.stdout
-    assert hostbrake("validate", rules).stdout == "2 rules are valid (1 never fire; why: hostbrake rules coverage)\n"
+    assert hostbrake("validate", rules).stdout == "2 rules are valid (1 never fires; why: hostbrake rules coverage)\n"
     covered = orjson.loads(hostbrake("coverage", "--rules", rules, "--json").stdout)
     assert [rule["status"] for rule in covered["rules"]] == ["full", "never"] and covered["rules"][1]["reasons"]
 
