@@ -100,7 +100,8 @@ def _remember(found: Found, frozen: dict[str, int], config: Path | None, state_d
 
 def _held(found: Found, told: dict[str, Any] | None) -> str:
     """What the hold covers, and what not."""
-    there = f"held: {plural(len(found.paths), 'cgroup')} stay frozen, and what is started there does not run"
+    stay = "stays" if len(found.paths) == 1 else "stay"
+    there = f"held: {plural(len(found.paths), 'cgroup')} {stay} frozen, and what is started there does not run"
     if told is not None:
         return f"{there}; the sensor holds those that are made later"
     return f"{there}; no sensor answers, so a cgroup that is made later (a new container, a restarted unit) is not held"

@@ -114,7 +114,7 @@ def _show(answer: dict[str, Any], asked: bool) -> None:
         )
         console.print(Text(printable(f"approved: {says}")))
     for path in answer.get("frozen", ()):
-        console.print(Text(printable(f"frozen without a case: {path}; hostbrake thaw --cgroup, or kill --cgroup")))
+        console.print(Text(printable(f"frozen without a case: {path}; hostbrake thaw --cgroup {path}, or kill")))
 
 
 def _panel(case: dict[str, Any]) -> Panel:

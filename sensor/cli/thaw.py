@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sensor.cli.freeze import chosen, report, target_options
-from sensor.cli.targets import PATH, opened, refuse
+from sensor.cli.targets import PATH, opened, refuse, state_directory
 from sensor.respond.act import freeze_cgroups
 from sensor.respond.cgroupfs import Cgroup, CgroupRoot
 
@@ -43,8 +43,9 @@ def thaw(
 ) -> None:
     """Let AGENT or a cgroup go on, and what of it was frozen by itself.
 
-    What the sensor froze to ask about is let go by `hostbrake approve`, or here with --force. Exits 0 only when all of
-    it goes on, 1 when something does not, 2 where what was asked for is not known.
+    What the sensor froze to ask about is let go by `hostbrake approve`, or here with --force; what `kill --hold` keeps
+    down, by `hostbrake release` alone. Exits 0 only when all of it goes on, 1 when something does not, 2 where what
+    was asked for is not known.
     """
     start = time.monotonic()
     root, found = chosen(agent, cgroup, cgroup_root, agents_dir, config, "thawed")
@@ -53,6 +54,7 @@ def thaw(
     for each in [each for each in held if not each.is_held()]:
         held.remove(each)
         each.close()
+    _refuse_held(held, state_directory(config, state_dir), force)
     _settle_cases(held, _state_file(config, state_dir), control_socket if force else None)
     found.paths = [each.path for each in held]
     processes, still = freeze_cgroups(held, True, timeout)
@@ -72,6 +74,23 @@ def _state_file(config: Path | None, state_dir: Path | None) -> Path:
         return (state_dir or Path(load_config(config, {}).state_dir)) / STATE_FILE
     except FaultsError:
         return Path(Config().state_dir) / STATE_FILE
+
+
+def _refuse_held(held: list[Cgroup], state_dir: Path, force: bool) -> None:
+    """What `kill --hold` froze is for `release` alone: a sensor would freeze it again."""
+    from sensor.respond.holds import HOLDS_DIR, read_holds
+
+    try:
+        holds, _ = read_holds(state_dir / HOLDS_DIR)
+    except OSError as error:
+        if not force:
+            refuse(f"whether it is held cannot be told: {error.filename}: {error.strerror}; give --force", 1)
+        return
+    ids = {each.id for each in held}
+    for each in holds:
+        if ids & set(each.frozen.values()):
+            option = each.target.name if each.target.kind == "agent" else f"--cgroup {each.target.name}"
+            refuse(f"not thawed: it is held by `kill --hold`; hostbrake release {option}", 1)
 
 
 def _settle_cases(held: list[Cgroup], file: Path, forced: Path | None) -> None:

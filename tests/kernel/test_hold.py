@@ -57,6 +57,8 @@ def test_nothing_starts_there_without_a_sensor_until_it_is_released(
     assert done.returncode == 0 and is_dead(process.pid), done.stderr
     assert "killed 1 process in 1 cgroup" in done.stdout and "no sensor answers" in done.stdout
 
+    refused = hostbrake("thaw", *known)
+    assert refused.returncode == 1 and "hostbrake release rome" in refused.stderr and is_frozen(work)
     started = marks(work, tmp_path / "mark")
     wait_for(lambda: is_frozen(work) and str(started.pid) in (work / "cgroup.procs").read_text().split(), "it hangs")
     assert not (tmp_path / "mark").exists()

@@ -270,7 +270,7 @@ def test_times_without_a_sensor(tell: Callable[..., Report]) -> None:
         ("29", "30", "stopped"),
     ]
     assert report.watch.unwatched_s == 5 * 86400
-    assert answer(report).caveats[:1] == ["No sensor ran 4 times in this period, 5 d in all."]
+    assert answer(report).caveats[:1] == ["For 5 d of this period (4 gaps) no sensor ran."]
 
 
 def test_an_empty_period_and_no_trail(tell: Callable[..., Report], tmp_path: Path) -> None:

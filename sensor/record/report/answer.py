@@ -58,8 +58,8 @@ def _caveats(report: Report) -> list[str]:
     found = []
     watch, deeds = report.watch, report.overall.deeds
     if watch.gaps_in_all:
-        times = "once" if watch.gaps_in_all == 1 else f"{watch.gaps_in_all:,} times"
-        found.append(f"No sensor ran {times} in this period, {duration(watch.unwatched_s * 1000)} in all.")
+        gaps = "1 gap" if watch.gaps_in_all == 1 else f"{watch.gaps_in_all:,} gaps"
+        found.append(f"For {duration(watch.unwatched_s * 1000)} of this period ({gaps}) no sensor ran.")
     if not report.drills.agents:
         found.append("No agent is declared: nobody owns what runs here, and nothing can be drilled.")
     if deeds.would:
