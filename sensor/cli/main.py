@@ -37,6 +37,7 @@ COMMANDS = {
     "deny": "kill a frozen workload",
     "audit": "verify, show and export the record of what the sensor saw and did",
     "drill": "prove on a canary that detection and the kill switch work, and how fast",
+    "report": "how long until we knew, and until it was stopped: by agent, owner and rule; drills, incidents",
     "demo": "the incident, staged in throwaway cgroups against a live sensor",
 }
 """Command -> its line in --help. `sensor.cli.NAME` holds it, and is imported only when it is called: `kill` has to

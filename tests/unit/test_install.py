@@ -107,6 +107,13 @@ def test_the_installed_command_is_complete(root: Path) -> None:
     assert rules.returncode == 0, rules.stdout + rules.stderr
 
 
+def test_the_installed_report_has_its_page(root: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    made = run(root, "report", "--state-dir", str(tmp_path), "--html", str(page))
+    assert made.returncode == 1 and "no record to report from" in made.stdout, made.stderr
+    assert page.read_text().endswith("</html>\n") and "<style>:root" in page.read_text()
+
+
 def test_an_existing_configuration_is_kept_by_install_and_uninstall(root: Path) -> None:
     config = root / "etc/hostbrake/sensor.yml"
     config.write_text("mode: enforce\n")
