@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from respond_helpers import is_dead, spawn_in
-from sensor_helpers import HOSTBRAKE, Launch, alerts_of, hostbrake, status_of, wait_for
+from sensor_helpers import HOSTBRAKE, Launch, alerts_of, hostbrake, mining, status_of, wait_for
 
-from sensor.cli.staging import Sensor
+from sensor.cli.staging import Sensor, start_in
 from sensor.config import shipped_rules_dir
 from sensor.control import ControlError, ask
 from sensor.node import cgroup2_mount
@@ -188,6 +188,21 @@ def test_nothing_but_an_empty_canary_of_its_own_is_drilled(launch: Launch, cgrou
     for says, asks in faults.items():
         with pytest.raises(ControlError, match=says):
             asks()
+
+
+def test_a_reload_does_not_end_a_drill(launch: Launch, cgroup: Path, rome: Path) -> None:
+    sensor = launch("--mode=enforce")
+    (cgroup / "hostbrake-drill-x").mkdir()
+    drill_id = begin(sensor, f"/{cgroup.name}/hostbrake-drill-x")["id"]
+    number = ask(sensor.socket, "reload")["number"]
+    wait_for(lambda: ask(sensor.socket, "reloaded")["number"] == number, "reloaded")
+    assert status_of(sensor)["agents"] == 2
+    with start_in(cgroup / "hostbrake-drill-x", mining(rome.parent)) as canary:
+        assert canary.wait(20) == -signal.SIGKILL
+    told = wait_for(lambda: ask(sensor.socket, "drill-alerts", id=drill_id)["alerts"], "its alert")
+    assert told[0]["response"]["outcome"] == "done"
+    ask(sensor.socket, "drill-end", id=drill_id, results=[])
+    assert status_of(sensor)["agents"] == 1
 
 
 def test_an_overdue_drill_is_an_alert_once_a_day(launch: Launch, tmp_path: Path, rome: Path) -> None:
