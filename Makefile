@@ -143,11 +143,16 @@ install: build ## into DESTDIR and PREFIX (/usr); an existing sensor.yml is kept
 	install -m 644 systemd/hostbrake.logrotate "$(DESTDIR)$(SYSCONFDIR)/logrotate.d/hostbrake"
 	sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|' systemd/hostbrake.service \
 		>"$(DESTDIR)$(UNITDIR)/hostbrake.service"
-	@echo "installed; next: hostbrake check, then systemctl daemon-reload && systemctl enable --now hostbrake"
+	sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|' systemd/hostbrake-drill.service \
+		>"$(DESTDIR)$(UNITDIR)/hostbrake-drill.service"
+	sed 's|/usr/share/|$(PREFIX)/share/|' systemd/hostbrake-drill.timer >"$(DESTDIR)$(UNITDIR)/hostbrake-drill.timer"
+	@echo "installed; next: hostbrake check, then systemctl daemon-reload && \
+	systemctl enable --now hostbrake hostbrake-drill.timer"
 
 uninstall: ## what install put there, but not configuration, alerts and state
 	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(SHAREDIR)" "$(DESTDIR)$(DOCDIR)"
 	rm -f "$(DESTDIR)$(PREFIX)/bin/hostbrake" "$(DESTDIR)$(UNITDIR)/hostbrake.service" \
+		"$(DESTDIR)$(UNITDIR)/hostbrake-drill.service" "$(DESTDIR)$(UNITDIR)/hostbrake-drill.timer" \
 		"$(DESTDIR)$(SYSCONFDIR)/logrotate.d/hostbrake"
 	@echo "kept: $(SYSCONFDIR)/hostbrake, /var/log/hostbrake, /var/lib/hostbrake; remove them yourself if you mean to"
 

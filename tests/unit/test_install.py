@@ -47,6 +47,8 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_every_file_is_in_its_place(root: Path) -> None:
     for path in (
         "usr/lib/systemd/system/hostbrake.service",
+        "usr/lib/systemd/system/hostbrake-drill.service",
+        "usr/lib/systemd/system/hostbrake-drill.timer",
         "etc/hostbrake/sensor.yml",
         "etc/logrotate.d/hostbrake",
         "usr/bin/hostbrake",
@@ -65,6 +67,8 @@ def test_another_prefix_is_where_the_unit_the_command_and_the_rules_are(tmp_path
     make("install", tmp_path, "PREFIX=/usr/local")
     unit = (tmp_path / "usr/local/lib/systemd/system/hostbrake.service").read_text().splitlines()
     assert "ExecStart=/usr/local/bin/hostbrake run" in unit
+    drill = (tmp_path / "usr/local/lib/systemd/system/hostbrake-drill.service").read_text().splitlines()
+    assert "ExecStart=/usr/local/bin/hostbrake drill" in drill
     (documentation,) = (line.partition("=file:")[2] for line in unit if line.startswith("Documentation="))
     assert (tmp_path / documentation.removeprefix("/")).is_file()
     command = tmp_path / "usr/local/bin/hostbrake"
