@@ -61,6 +61,16 @@ def leftovers(within: Path) -> list[str]:
     return [str(path) for place in places for path in place.glob("hostbrake-drill-*")]
 
 
+def in_the_report(state: Path, agents: Path, stopped: dict[str, float]) -> None:
+    """As a drill that passed, and what its canary did as no incident."""
+    done = hostbrake("report", "--json", "--since", "1h", "--state-dir", state, "--agents", agents)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["reasons"], report["incidents"]) == (0, [], []), done.stdout
+    assert report["overall"]["alerts"] == 0 and report["drills"]["agents"][0]["state"] == "ok"
+    (run,) = report["drills"]["runs"]
+    assert {one["name"]: one["stopped_ms"] for one in run["behaviours"]} == stopped
+
+
 def test_all_is_stopped_and_the_real_agent_lives(launch: Launch, cgroup: Path, tmp_path: Path, rome: Path) -> None:
     state = tmp_path / "state"
     sensor = launch("--mode=enforce", f"--state-dir={state}")
@@ -89,6 +99,7 @@ def test_all_is_stopped_and_the_real_agent_lives(launch: Launch, cgroup: Path, t
     assert {record["agent"] for record in each} == {"rome"} == {summary["agent"]}
     assert (summary["summary"], summary["passed"], summary["behaviours"]) == (True, True, len(ALL))
     assert json.loads((state / "drills.json").read_text())["rome"]["passed"] > time.time() - 600
+    in_the_report(state, rome, {name: result["stopped_ms"] for name, result in results.items()})
     status = status_of(sensor)
     assert status["agents"] == 1 and status["profiles"]["agents"] <= 1
 
