@@ -181,7 +181,7 @@ class Daemon:
         )
         self._brakes = Brakes(
             self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
-            mount,
+            cgroups,
             scope,
         )
         self._context.follow(self._brakes)
