@@ -19,6 +19,9 @@ export PATH  := $(PATH):/usr/sbin:/sbin:$(CURDIR)/build/nginx/usr/sbin
 # The tests run nginx. Its package would start a server on port 80, so it is only unpacked.
 NGINX        := $(if $(shell command -v nginx),,build/nginx/usr/sbin/nginx)
 
+# And a browser, which is large: nothing but the tests waits for it.
+BROWSER      := $(if $(shell command -v chromium-headless-shell || command -v chromium),,browser)
+
 VENV    := .venv
 BIN     := $(VENV)/bin
 OBJECT  := sensor/kernel/hostbrake.bpf.o
@@ -34,7 +37,7 @@ BPF_CFLAGS := -O2 -g -target bpf -mcpu=v3 -D__TARGET_ARCH_$(BPF_ARCH) -Wall -Wer
               -idirafter /usr/include/$(MACHINE)-linux-gnu
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-unit test-kernel build run check bench fuzz install uninstall clean packages
+.PHONY: help demo test test-unit test-kernel build run check bench fuzz install uninstall clean packages browser
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -42,7 +45,7 @@ help: ## this list
 demo: build ## the incident, staged in throwaway cgroups against a live sensor (root)
 	$(BIN)/hostbrake demo
 
-test: build $(NGINX) ## unit tests, and kernel tests where root and the kernel allow
+test: build $(NGINX) $(BROWSER) ## unit tests, and kernel tests where root and the kernel allow
 	$(BIN)/pytest tests
 
 test-unit: build ## only the tests that need neither root nor BPF
@@ -79,6 +82,12 @@ packages:
 	[ -n "$$missing" ] || exit 0; \
 	[ "$$(id -u)" = 0 ] || { echo "missing packages; as root: apt-get install" $$missing >&2; exit 1; }; \
 	apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -qy install --no-install-recommends $$missing
+
+# Not every system has the package. HOSTBRAKE_REQUIRE_CHROMIUM=1 makes the tests fail then, else they are skipped.
+browser: | packages
+	@{ command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] && apt-get -q update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qy install --no-install-recommends $$(sed 's/#.*//' packages-test.apt); } \
+		|| echo "no Chromium could be installed: the report's page is not tested in a browser" >&2
 
 build/nginx/usr/sbin/nginx: | packages
 	@mkdir -p build/nginx
@@ -134,11 +143,16 @@ install: build ## into DESTDIR and PREFIX (/usr); an existing sensor.yml is kept
 	install -m 644 systemd/hostbrake.logrotate "$(DESTDIR)$(SYSCONFDIR)/logrotate.d/hostbrake"
 	sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|' systemd/hostbrake.service \
 		>"$(DESTDIR)$(UNITDIR)/hostbrake.service"
-	@echo "installed; next: hostbrake check, then systemctl daemon-reload && systemctl enable --now hostbrake"
+	sed 's|/usr/bin/|$(PREFIX)/bin/|; s|/usr/share/|$(PREFIX)/share/|' systemd/hostbrake-drill.service \
+		>"$(DESTDIR)$(UNITDIR)/hostbrake-drill.service"
+	sed 's|/usr/share/|$(PREFIX)/share/|' systemd/hostbrake-drill.timer >"$(DESTDIR)$(UNITDIR)/hostbrake-drill.timer"
+	@echo "installed; next: hostbrake check, then systemctl daemon-reload && \
+	systemctl enable --now hostbrake hostbrake-drill.timer"
 
 uninstall: ## what install put there, but not configuration, alerts and state
 	rm -rf "$(DESTDIR)$(LIBDIR)" "$(DESTDIR)$(SHAREDIR)" "$(DESTDIR)$(DOCDIR)"
 	rm -f "$(DESTDIR)$(PREFIX)/bin/hostbrake" "$(DESTDIR)$(UNITDIR)/hostbrake.service" \
+		"$(DESTDIR)$(UNITDIR)/hostbrake-drill.service" "$(DESTDIR)$(UNITDIR)/hostbrake-drill.timer" \
 		"$(DESTDIR)$(SYSCONFDIR)/logrotate.d/hostbrake"
 	@echo "kept: $(SYSCONFDIR)/hostbrake, /var/log/hostbrake, /var/lib/hostbrake; remove them yourself if you mean to"
 

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import match_bench, protocols_bench
+from bench import limits_bench, match_bench, protocols_bench
+from bench.switch_bench import bench_switch
 from sensor.cli.staging import Sensor, StageError, start_in, throwaway_cgroup
 from sensor.config import shipped_rules_dir
 from sensor.readiness import obstacle
@@ -27,8 +28,8 @@ STORMS = {"exec": 5_000, "connect": 20_000, "open": 200_000, "http": 20_000, "bu
 AIM_RATIO = {"exec": 1.03, "connect": 1.03, "open": 1.00, "http": 1 / 0.93, "bulk": 1 / 0.97}
 AIM_CPU_MS = {"exec": 35.0, "connect": 2.0}
 PROCESSES = 20
-PARTS = ("rules", "recogniser", "storms", "rest", "kills")
-KERNEL_PARTS = {"storms", "rest", "kills"}
+PARTS = ("rules", "recogniser", "storms", "rest", "kills", "limits", "switch")
+KERNEL_PARTS = {"storms", "rest", "kills", "limits", "switch"}
 
 
 def main() -> None:
@@ -57,6 +58,10 @@ def main() -> None:
             bench_rest(directory, options.idle)
         if "kills" in parts:
             bench_kills(directory, options.kills)
+        if "limits" in parts:
+            limits_bench.main()
+        if "switch" in parts:
+            bench_switch(directory, options.rounds)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from sensor.verdict import Action
 from sensor.yamlfile import Document, read
 
 DEFAULT_AGENTS_DIR = "/etc/hostbrake/agents.d"
+DRILLED = "~"
+"""Stands in the name of an agent's double in a drill, and in no other name."""
 
 _AGENT_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LABEL = r"(?!-)[a-z0-9_-]{1,63}(?<!-)"

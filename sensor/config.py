@@ -51,6 +51,11 @@ def _window(number: int) -> None:
         raise ValueError(f"must be between 0 and 86400, not {number}")
 
 
+def _days(number: int) -> None:
+    if not 0 <= number <= 3650:
+        raise ValueError(f"must be between 0 and 3650, not {number}")
+
+
 def _network(text: str) -> None:
     if parse_destination(text).network is None:
         raise ValueError(f"{text!r}: what is cut off can be let go to networks and addresses, not to names")
@@ -137,6 +142,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """Globs of cgroup paths or unit names that are never killed as a whole, besides the built-in list."""
     kills_per_minute: Annotated[int, _positive] = 30
     """Past this many automatic kills in a minute the sensor freezes instead."""
+    drill_every_days: Annotated[int, _days] = 35
+    """An agent whose last passed drill is longer ago is an alert, once a day; 0: never."""
     approve_within: Annotated[str, seconds] = "15m"
     """How long a frozen workload waits for an answer, after which it is denied; an agent's file may say otherwise."""
     alert_window_s: Annotated[int, _window] = 60

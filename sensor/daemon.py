@@ -23,9 +23,11 @@ from sensor.agents_file import AgentFile
 from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
-from sensor.control import ControlServer, Handler, Request, group_id
+from sensor.control import ControlServer, Handler, Peer, Request, group_id
 from sensor.cutting import isolation_commands
 from sensor.desk import Desk, log_request, note_request
+from sensor.drills import STATE_FILE as DRILLS_FILE
+from sensor.drills import Drills
 from sensor.events import AnyEvent
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.kernel.libbpf import BpfError
@@ -49,14 +51,15 @@ from sensor.record.outlet import Outlet
 from sensor.record.sink import Sink
 from sensor.reload import CHANGEABLE, Fresh, Reloader, Result, compiled, needs_restart
 from sensor.respond.approvals import Approvals, Words
-from sensor.respond.brakes import Brakes
 from sensor.respond.casebook import Casebook
 from sensor.respond.cases import STATE_FILE
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
+from sensor.respond.holds import HOLDS_DIR
 from sensor.respond.isolation import STATE_FILE as ISOLATED_FILE
 from sensor.respond.isolation import Isolation
+from sensor.respond.keeper import HoldingBrakes, Keeper
 from sensor.respond.plan import Planner
 from sensor.startup import Loaded
 from sensor.supervisor import Supervisor
@@ -150,6 +153,7 @@ class Daemon:
             raise NodeError(f"{self._root} is no cgroup of the hierarchy at {mount}; name one with --cgroup-root")
         self._mining = Mining()
         self._scope = scope
+        self._fresh = fresh
         self._cgroups = cgroups = CgroupRoot(mount)
         guards = Guards(cgroups, config.protect, within=scope)
         incidents = Incidents(self._audit)
@@ -162,6 +166,19 @@ class Daemon:
         self._desk = Desk(self._approvals, self._book, self._agent_at)
         self._control.add(self._desk.commands())
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
+        self._drills = Drills(
+            fresh.loaded.agents,
+            state=Path(config.state_dir) / DRILLS_FILE,
+            root=cgroups,
+            scope=scope,
+            audit=self._audit,
+            write=self._outlet.write,
+            every_days=config.drill_every_days,
+            mode=lambda: self._config.mode,
+            changed=self._drilled,
+            agent_at=self._agent_at,
+        )
+        self._control.add(self._drills.commands())
         self._pipeline = Pipeline(
             context=self._context,
             matcher=fresh.matcher or Matcher(self._rules.rules),
@@ -178,12 +195,17 @@ class Daemon:
                 self._approvals.recent.note,
             ),
             incidents=incidents,
+            mark=self._drills.mark,
         )
-        self._brakes = Brakes(
+        self._keeper = Keeper(Path(config.state_dir) / HOLDS_DIR, cgroups, guards)
+        self._keeper.refresh()
+        self._control.add({"killed": self._keep, "released": self._keep})
+        self._brakes = HoldingBrakes(
             self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
             cgroups,
             scope,
         )
+        self._brakes.keeper = self._keeper
         self._context.follow(self._brakes)
         self._brakes.allow_in_isolation(destinations(config.isolation_allow))
         self._isolation = Isolation(self._brakes, cgroups, Path(config.state_dir) / ISOLATED_FILE)
@@ -201,6 +223,7 @@ class Daemon:
                 "correlation": self._pipeline.losses,
                 "profiles": self._profiles.losses,
                 "limits": lambda: self._brakes.failures,
+                "holds": lambda: self._keeper.failures,
                 "mining": lambda: {"flows_evicted": self._mining.evicted},
                 "approvals": lambda: self._book.losses,
                 "isolation": lambda: self._isolation.losses,
@@ -243,6 +266,9 @@ class Daemon:
         self._context.use_agents(fresh.agents)
         self._limit(fresh)
         self._context.bind_users(before)
+        self._fresh = fresh
+        self._keeper.guard(guards)
+        self._drills.use(fresh.loaded.agents)
         self._reloader.used(
             restart, {"mode": config.mode, "rules": len(self._rules.rules), "agents": len(fresh.agents)}
         )
@@ -258,6 +284,20 @@ class Daemon:
             **({"faults": faults, "fault_count": len(result.faults)} if faults else {}),
             **({"restart": result.restart} if result.restart else {}),
         )
+
+    def _drilled(self) -> None:
+        """A drill began or ended: its canary is under the agent's limits, or no longer."""
+        fresh = compiled(msgspec.structs.replace(self._fresh.loaded, agents=self._drills.files()), self._rules)
+        before = self._context.agents
+        self._context.use_agents(fresh.agents)
+        self._limit(fresh)
+        self._context.bind_users(before)
+
+    def _keep(self, _arguments: dict[str, Any] | None = None, _peer: Peer | None = None) -> dict[str, Any]:
+        """Honour the holds as they are on disk now; the kill switch tells of itself here, and is answered at once."""
+        if self._keeper.refresh():
+            self._brakes.renew(self._context.cgroups.items())
+        return {"held": self._keeper.held()}
 
     def _resolvers(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
         found = []
@@ -384,6 +424,8 @@ class Daemon:
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
+        self._keep()
+        self._drills.tick()
         self._context.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
         self._profiles.save()
         self._requests.tick()
@@ -488,6 +530,7 @@ class Daemon:
             "alerts": dict(self._pipeline.outcomes),
             "merged": self._pipeline.merged,
             "approvals": self._desk.summary(),
+            "held": self._keeper.held(),
             "isolated": self._isolation.paths(),
             "notifications": self._notifier.status() if self._notifier else None,
             "audit": self._audit.summary(),

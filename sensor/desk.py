@@ -17,7 +17,9 @@ from sensor.respond.process import read_proc
 
 log = structlog.get_logger()
 
-READING = frozenset({"status", "pending", "decision", "incidents", "notified", "reloaded"})
+READING = frozenset(
+    {"status", "pending", "decision", "incidents", "notified", "reloaded", "drill-agents", "drill-alerts"}
+)
 """Commands that change nothing."""
 
 AgentAt = Callable[[str], str | None]

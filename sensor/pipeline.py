@@ -42,14 +42,17 @@ class Pipeline:
         alert_window_s: float = 0,
         watchers: Iterable[Watcher] = (),
         incidents: Incidents | None = None,
+        mark: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """`context` may be None where only `judge` is used. Events of cgroups outside `scope` are let be, and so are
-        programs that began in a cgroup whose path is unknown, unless `scope` is the root.
+        programs that began in a cgroup whose path is unknown, unless `scope` is the root. `mark` may add to an alert
+        before it is written.
         """
         self._matcher = matcher
         self._executor = executor
         self._alerts = alerts
         self._incidents = incidents
+        self._mark = mark
         self._noise = Noise(self._write, alert_window_s)
         self._events = events
         self._context = context
@@ -174,6 +177,8 @@ class Pipeline:
             log.error("response failed", rule=verdict.rule.title, cgroup=outcome.cgroup, reason=outcome.reason)
 
     def _write(self, alert: dict[str, Any]) -> None:
+        if self._mark is not None:
+            self._mark(alert)
         self._alerts.write(alert)
         if self._incidents is not None and "count" in alert["event"]:
             self._incidents.summary(alert)

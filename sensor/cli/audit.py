@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from collections import deque
@@ -22,12 +21,10 @@ if TYPE_CHECKING:
     from sensor.record.audit.verify import Report
 
 _FILE = click.Path(path_type=Path, readable=False)  # what cannot be read is told so by us
-_AGO = re.compile(r"(\d{1,6})([smhd])")
 PATIENCE_S = 10.0
 """How long `export` waits for the checkpoint that covers what it exports."""
 _WIDE = 500
 """How wide lines are where no terminal is."""
-_UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _trail = click.option(
     "--trail",
@@ -88,7 +85,7 @@ def verify(trail: Path, key: str | None, checkpoints: tuple[Path, ...], bundle: 
         if bundle is not None:
             report = verify_bundle(bundle, _keys(trail, key))
         else:
-            report = verify_trail(trail, _keys(trail, key), _notes(checkpoints))
+            report = verify_trail(trail, _keys(trail, key), checkpoints_of(checkpoints))
     except OSError as error:
         _refuse(f"{error.filename or trail}: {error.strerror}")
     if as_json:
@@ -184,7 +181,8 @@ def _keys(trail: Path, given: str | None) -> list[PublicKey]:
         _refuse(f"{source}: {error}", status=2 if given else 1)
 
 
-def _notes(paths: Sequence[Path]) -> list[tuple[str, bytes]]:
+def checkpoints_of(paths: Sequence[Path]) -> list[tuple[str, bytes]]:
+    """Those that were kept elsewhere, each with its file's name; raises OSError."""
     from sensor.record.audit.layout import read_notes
 
     found: list[tuple[str, bytes]] = []
@@ -211,9 +209,11 @@ def _patiently(make: Callable[[], Any]) -> Any:
 def _filter(
     kinds: tuple[str, ...], agent: str | None, identifier: str | None, since: str | None
 ) -> Callable[[dict[str, Any]], bool]:
+    from sensor.cli.since import since_ns
+    from sensor.events import rfc3339
     from sensor.record.audit.bundle import ids_of
 
-    start = _since(since)
+    start = "" if since is None else rfc3339(since_ns(since))
 
     def is_wanted(record: dict[str, Any]) -> bool:
         return (
@@ -224,21 +224,6 @@ def _filter(
         )
 
     return is_wanted
-
-
-def _since(text: str | None) -> str:
-    """As the trail's records have their time, so that text compares as time does."""
-    from sensor.events import RecordError, parse_rfc3339, rfc3339
-
-    if text is None:
-        return ""
-    ago = _AGO.fullmatch(text)
-    try:
-        return rfc3339(time.time_ns() - int(ago[1]) * _UNIT_S[ago[2]] * 10**9 if ago else parse_rfc3339(text))
-    except RecordError:
-        raise click.BadParameter(
-            f"{text!r} is neither a time (2026-03-01T12:00:00Z) nor an age (90s, 5m, 2h, 7d)"
-        ) from None
 
 
 def _tell(report: Report, name: str, is_trusted: bool, is_bundle: bool) -> None:

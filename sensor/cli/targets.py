@@ -28,6 +28,10 @@ class Found:
         self.paths: list[str] = []
         self.left: list[str] = []
         """What this command will not or cannot act on, one sentence each."""
+        self.agents: list[str] = []
+        """The agents that were asked for."""
+        self.owners: dict[str, str] = {}
+        """Path -> the agent whose cgroup that is."""
 
 
 def hierarchy(cgroup_root: Path | None) -> tuple[CgroupRoot, str]:
@@ -84,6 +88,7 @@ def of_agents(root: CgroupRoot, scope: str, name: str | None, agents_dir: Path |
         known = ", ".join(sorted(file.agent for file in files)) or "none"
         refuse(f"no agent {name!r} in {directory}; known: {known}" if name else f"no agents in {directory}", 2)
     found = Found()
+    found.agents = [file.agent for file in wanted]
     if name is None and faults:
         found.left.append(f"the agents of files with faults in {directory}")
     found.left += _unresolved(wanted)
@@ -137,6 +142,7 @@ def _find(
                 found.left.append(refusal)
             else:
                 found.paths.append(target)
+                found.owners[target] = owners[path]
 
 
 def _topmost(root: CgroupRoot, owners: dict[str, str], wanted: set[str], found: Found) -> list[str]:
@@ -184,3 +190,14 @@ def plural(count: int, what: str) -> str:
 def refuse(why: str, code: int) -> NoReturn:
     click.echo(f"hostbrake: {why}", err=True)
     sys.exit(code)
+
+
+def state_directory(config: Path | None, state_dir: Path | None) -> Path:
+    """Where the sensor keeps its state; a broken configuration means the default."""
+    from sensor.config import Config, load_config
+    from sensor.faults import FaultsError
+
+    try:
+        return state_dir or Path(load_config(config, {}).state_dir)
+    except FaultsError:
+        return Path(Config().state_dir)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from sensor.agents_file import DRILLED
 from sensor.events import AnyEvent, DeviceOpen, FlowEvent, NetworkConnection, NetworkFlow, ProcessCreation
 from sensor.match import profile_store as store
 from sensor.match.profile import FLOOR, HOUR, Profile, Seen, destination_key
@@ -59,7 +60,7 @@ class Profiles:
 
     def match(self, event: AnyEvent) -> Sequence[Verdict]:
         """Learn from the event; the departures that it is."""
-        if event.agent is None:
+        if event.agent is None or DRILLED in event.agent:
             return ()
         profile = self._profiles.get(event.agent) or self._open(event.agent, event.time)
         if profile is None:

@@ -56,11 +56,14 @@ class KillCgroups:
     threaded cgroups and kernels before 5.14 have none. A signal through a pidfd reaches those.
     """
 
-    def __init__(self, cgroups: Sequence[Cgroup], offender: int | None = None, ended: int | None = None) -> None:
+    def __init__(
+        self, cgroups: Sequence[Cgroup], offender: int | None = None, ended: int | None = None, hold: bool = False
+    ) -> None:
         """`offender`: a pidfd of a process that has to die too if it has left these cgroups. Owned from now.
-        `ended`: a process that counts, though it is dead already.
+        `ended`: a process that counts, though it is dead already. With `hold` the cgroups stay frozen.
         """
         self.processes = 0 if ended is None else 1
+        self._hold = hold
         self._cgroups = cgroups
         self._offender = offender
         self._seen: set[int] = set() if ended is None else {ended}
@@ -69,8 +72,9 @@ class KillCgroups:
 
     def begin(self) -> None:
         for cgroup in self._cgroups:
-            if cgroup.is_populated():
+            if self._hold or cgroup.is_populated():
                 cgroup.freeze()
+            if cgroup.is_populated():
                 self._count(cgroup.processes())
                 if not cgroup.kill():
                     _kill_members(cgroup)
@@ -91,7 +95,7 @@ class KillCgroups:
         return False
 
     def finish(self) -> None:
-        for cgroup in self._cgroups:
+        for cgroup in self._cgroups if not self._hold else ():
             cgroup.freeze(False)  # else whatever is started here next would hang
 
     def wakers(self) -> list[tuple[int, int]]:
@@ -263,12 +267,13 @@ class KillProcess:
         return True
 
 
-def kill_cgroups(cgroups: Iterable[Cgroup], timeout_s: float = BOUND_S) -> tuple[int, list[str]]:
+def kill_cgroups(cgroups: Iterable[Cgroup], timeout_s: float = BOUND_S, *, hold: bool = False) -> tuple[int, list[str]]:
     """Kill all that is in `cgroups` and wait for it: (how many processes, who survived `timeout_s`, in words).
 
-    Where the kernel refuses one cgroup, that is said of it, and the others die nevertheless. Closes them all.
+    Where the kernel refuses one cgroup, that is said of it, and the others die nevertheless. Closes them all. With
+    `hold` they stay frozen: what is put into them later does not run.
     """
-    return _settled({cgroup.path: KillCgroups([cgroup]) for cgroup in cgroups}, timeout_s)
+    return _settled({cgroup.path: KillCgroups([cgroup], hold=hold) for cgroup in cgroups}, timeout_s)
 
 
 def freeze_cgroups(cgroups: Iterable[Cgroup], thaw: bool, timeout_s: float = BOUND_S) -> tuple[int, list[str]]:

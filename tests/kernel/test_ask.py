@@ -140,6 +140,17 @@ def stage(launch: Launch, cgroup: Path, tmp_path: Path) -> Stage:
     return Stage(launch, cgroup, tmp_path)
 
 
+def reported(stage: Stage, outcome: str, asked: str) -> None:
+    """In the report it is one incident, stopped when it was frozen and not when the answer came."""
+    report = json.loads(hostbrake("report", "--json", "--since", "1h", "--state-dir", stage.state).stdout)
+    (incident,) = report["incidents"]
+    assert (incident["outcome"], incident["alerts"]) == (outcome, 1)
+    assert f"root asked to {asked}: done" in [step["text"] for step in incident["steps"]]
+    (pending,) = stage.alerts("pending")
+    assert report["overall"]["deeds"][outcome] == report["overall"]["stopped"]["count"] == 1
+    assert report["overall"]["stopped"]["worst_ms"] == incident["stopped_ms"] == pending["response"]["respond_ms"]
+
+
 def frozen(work: Path) -> bool:
     return "frozen 1" in (work / "cgroup.events").read_text()
 
@@ -182,6 +193,7 @@ def test_deny_kills(stage: Stage) -> None:
     assert is_empty(work) and not frozen(work)
     (alert,) = wait_for(lambda: stage.alerts("done"), "recorded")
     assert (alert["response"]["action"], alert["response"]["reason"]) == ("kill", "denied by root (uid 0)")
+    reported(stage, "done", asked="deny")
     again = stage.hostbrake("deny", case["id"])
     assert again.returncode == 1 and again.stderr == f"hostbrake: case {case['id']} is closed: denied by root (uid 0)\n"
     for wrong in ("nosuch", "x" * 500, "\u202e\n"):
@@ -213,6 +225,7 @@ def test_the_audit_trail_has_the_question_the_answer_and_who_gave_it(stage: Stag
     assert (request["user"], request["uid"], request["answer"]) == ("root", 0, "done")
     assert request["arguments"] == {"id": case["id"], "for_s": 120}
     assert hostbrake("audit", "verify", "--trail", stage.state / "audit").returncode == 0
+    reported(stage, "approved", asked="approve")
 
 
 def test_a_rule_may_freeze_and_ask_by_itself(stage: Stage) -> None:

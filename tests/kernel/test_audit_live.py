@@ -43,6 +43,19 @@ def verified(trail: Path, *options: str | Path, status: int = 0, **arguments: An
     return report
 
 
+def reported(state: Path, cgroup: str, known_ms: float, stopped_ms: float) -> None:
+    """The report has the kill, with the very times that its alert has."""
+    done = hostbrake("report", "--state-dir", state, "--since", "1h", "--json")
+    report = json.loads(done.stdout)
+    once = {"count": 1, "median_ms": stopped_ms, "p99_ms": stopped_ms, "worst_ms": stopped_ms}
+    assert report["overall"]["stopped"] == once and report["overall"]["known"]["worst_ms"] == known_ms
+    (incident,) = report["incidents"]
+    assert (incident["outcome"], incident["cgroup"], incident["processes"]) == ("done", cgroup, 3)
+    kinds = [step["kind"] for step in incident["steps"]]
+    assert kinds == ["event", "verdict", "intent", "action"]
+    assert report["trail"]["good"] and report["losses"] == {} and report["watch"]["mode"] == "enforce"
+
+
 def kill_a_miner(sensor: Sensor, work: Path, directory: Path) -> str:
     """The id of its alert."""
     workers = workers_in(work)
@@ -87,6 +100,8 @@ def test_a_killed_miner(launch: Launch, cgroup: Path, tmp_path: Path) -> None:
     findings = verified(trail, "--bundle", forged, "--key", key, status=1)["findings"]
     assert findings[0]["what"] == "is not in the trail that was signed for"
 
+    told = alerts_of(sensor.alerts, cgroup / "work")[-1]["response"]
+    reported(state, path_of(cgroup / "work"), told["detect_ms"], told["respond_ms"])  # the sensor still writes
     assert sensor.stop() == 0
     kinds = [record["kind"] for record in shown(trail)]
     assert (kinds[0], kinds[-1]) == ("start", "stop")

@@ -115,7 +115,10 @@ def test_nothing_leaves_until_released(launch: Launch, work: Path, talker: Talke
     assert talker.does(node) == "PermissionError"
     (work / "later").mkdir()
     assert not reaches(work / "later", talker), "what is made below meanwhile is cut off, too"
-    assert ask(sensor.socket, "release", cgroup=path_of(work))["released"] is True
+    options = (f"--control-socket={sensor.socket}", f"--state-dir={tmp_path}", "--config=/dev/null")
+    released = hostbrake("release", f"--cgroup={work}", *options)
+    assert released.returncode == 0 and "no longer cut off" in released.stdout, released.stderr
+    assert hostbrake("release", f"--cgroup={work}", *options).returncode == 1
     assert talker.does("new") == "done" and talker.is_called()
     assert talker.does("udp") == "done" and talker.hears_datagram() and talker.does(node) == "done"
     assert reaches(work / "later", talker)

@@ -155,6 +155,7 @@ while not answer.endswith(b"\\r\\n\\r\\n"):
 def up():
     while data := os.read(0, 4096):
         sock.sendall(data)
+    os._exit(0)  # its client has gone, and waits for nobody
 threading.Thread(target=up, daemon=True).start()
 while data := sock.recv(4096):
     os.write(1, data)

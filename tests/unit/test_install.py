@@ -47,6 +47,8 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_every_file_is_in_its_place(root: Path) -> None:
     for path in (
         "usr/lib/systemd/system/hostbrake.service",
+        "usr/lib/systemd/system/hostbrake-drill.service",
+        "usr/lib/systemd/system/hostbrake-drill.timer",
         "etc/hostbrake/sensor.yml",
         "etc/logrotate.d/hostbrake",
         "usr/bin/hostbrake",
@@ -65,6 +67,8 @@ def test_another_prefix_is_where_the_unit_the_command_and_the_rules_are(tmp_path
     make("install", tmp_path, "PREFIX=/usr/local")
     unit = (tmp_path / "usr/local/lib/systemd/system/hostbrake.service").read_text().splitlines()
     assert "ExecStart=/usr/local/bin/hostbrake run" in unit
+    drill = (tmp_path / "usr/local/lib/systemd/system/hostbrake-drill.service").read_text().splitlines()
+    assert "ExecStart=/usr/local/bin/hostbrake drill" in drill
     (documentation,) = (line.partition("=file:")[2] for line in unit if line.startswith("Documentation="))
     assert (tmp_path / documentation.removeprefix("/")).is_file()
     command = tmp_path / "usr/local/bin/hostbrake"
@@ -101,6 +105,13 @@ def test_the_installed_command_is_complete(root: Path) -> None:
     assert list((root / VENV).glob("lib/python*/site-packages/apprise")), "owners can be told"
     rules = run(root, "rules", "validate")
     assert rules.returncode == 0, rules.stdout + rules.stderr
+
+
+def test_the_installed_report_has_its_page(root: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    made = run(root, "report", "--state-dir", str(tmp_path), "--html", str(page))
+    assert made.returncode == 1 and "no record to report from" in made.stdout, made.stderr
+    assert page.read_text().endswith("</html>\n") and "<style>:root" in page.read_text()
 
 
 def test_an_existing_configuration_is_kept_by_install_and_uninstall(root: Path) -> None:

@@ -92,6 +92,22 @@ def test_systemd_understands_every_line(tmp_path: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_understands_the_drill(tmp_path: Path) -> None:
+    for name in ("hostbrake-drill.service", "hostbrake-drill.timer"):
+        text = (SYSTEMD / name).read_text().replace("ExecStart=/usr/bin/hostbrake", "ExecStart=/bin/true")
+        (tmp_path / name).write_text(text)
+    command = ["systemd-analyze", "verify", *map(str, sorted(tmp_path.iterdir()))]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_the_drill_runs_each_month_and_a_missed_one_is_made_up_for() -> None:
+    lines = (SYSTEMD / "hostbrake-drill.timer").read_text().splitlines()
+    assert {"OnCalendar=monthly", "Persistent=true"} <= set(lines)
+    assert "ProtectControlGroups=no" in (SYSTEMD / "hostbrake-drill.service").read_text().splitlines()
+
+
 def test_logrotate_leaves_the_file_to_the_sensor() -> None:
     text = (SYSTEMD / "hostbrake.logrotate").read_text()
     assert str(Path(Config().alerts).parent) + "/*.jsonl" in text

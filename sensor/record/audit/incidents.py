@@ -24,7 +24,7 @@ class Incidents:
 
     def intend(self, verdict: Verdict, outcome: Outcome) -> None:
         """Before anything is done: `outcome` says what is planned, and to whom."""
-        self._verdict(verdict)
+        self._verdict(verdict, outcome)
         intent = self._audit.append(
             "intent",
             **_who(verdict),
@@ -42,7 +42,7 @@ class Incidents:
         if begun is None and merged:
             return
         if begun is None:
-            self._verdict(verdict)
+            self._verdict(verdict, outcome)
         if outcome.action == "alert":
             return
         said = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
@@ -66,7 +66,7 @@ class Incidents:
             last=event["end"],
         )
 
-    def _verdict(self, verdict: Verdict) -> None:
+    def _verdict(self, verdict: Verdict, outcome: Outcome) -> None:
         rule = verdict.rule
         self._audit.append("event", **_who(verdict), event=to_record(verdict.event))
         self._audit.append(
@@ -80,6 +80,7 @@ class Incidents:
                     "action": rule.action,
                     "scope": rule.scope,
                     "detail": verdict.detail,
+                    "detect_ms": outcome.detect_ms,
                 }
             ),
         )
