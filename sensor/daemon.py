@@ -163,7 +163,7 @@ class Daemon:
         )
         self._book = Casebook(Path(config.state_dir) / STATE_FILE)
         self._approvals = Approvals(self._executor, planner, cgroups, self._book, Words(reason, sentence))
-        self._desk = Desk(self._approvals, self._book, self._agent_at)
+        self._desk = Desk(self._approvals, self._book, self._agent_of)
         self._control.add(self._desk.commands())
         self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
         self._drills = Drills(
@@ -210,7 +210,8 @@ class Daemon:
         self._brakes.allow_in_isolation(destinations(config.isolation_allow))
         self._isolation = Isolation(self._brakes, cgroups, Path(config.state_dir) / ISOLATED_FILE)
         self._executor.isolate_with(self._isolation)
-        self._control.add(isolation_commands(self._isolation, cgroups, guards))
+        cutting = isolation_commands(self._isolation, cgroups, guards)
+        self._control.add({name: self._desk.guarded(handler) for name, handler in cutting.items()})
         self._limit(fresh)
         self._context.bind_users()
         self._losses = Losses(
@@ -495,6 +496,11 @@ class Daemon:
         cgroup_id = cgroup.id
         cgroup.close()
         return self._context.agent_of(cgroup_id, path)
+
+    def _agent_of(self, peer: Peer, path: str) -> str | None:
+        """Whose `peer` is: by its cgroup, by that which it came from, or by its user."""
+        user = None if peer.uid == 0 else self._context.agents.of_user(peer.user, peer.uid)
+        return self._agent_at(path) or self._brakes.bound_to(peer.pid) or (user.agent if user else None)
 
     def _user_of(self, uid: int) -> str | None:
         return self._context.users.name(uid)

@@ -254,6 +254,10 @@ class Brakes:
         names = {number: name for name, number in self._numbers.items()}
         return [(tgid, names[number]) for tgid, number, _ in self._policies.bound() if number in names]
 
+    def bound_to(self, tgid: int) -> str | None:
+        """The agent under whose limits the process lives, wherever it is."""
+        return self.name(self._policies.binding(tgid) or 0)
+
     def leaves(self, tgid: int) -> None:
         """The process is no agent's any more."""
         self._try("processes", self._policies.unbind, tgid)

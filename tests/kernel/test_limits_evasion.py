@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sensor_helpers import Launch, hostbrake, path_of
-from test_limits import AGENT, CONNECT, Listener, alert_named, said, start_in
+from sensor_helpers import Launch, hostbrake, path_of, status_of
+from test_limits import AGENT, CONNECT, RULE, Listener, alert_named, said, start_in
 
 from sensor.cli.staging import Sensor
 from sensor.control import ask
@@ -214,3 +214,28 @@ except OSError as error:
 def test_a_raw_socket_of_any_protocol_is_denied(start: Start, place: Path, protocol: int) -> None:
     start("egress: {default: deny, allow: []}")
     assert said(place, RAW, "127.3.3.3", 9, protocol) == REFUSED
+
+
+ASK = """
+import json, os, socket, sys
+open(sys.argv[1] + "/cgroup.procs", "w").write(str(os.getpid()))
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(sys.argv[2])
+    client.sendall(json.dumps({"command": sys.argv[3], "cgroup": sys.argv[4], "id": None}).encode() + b"\\n")
+    print(client.makefile().read())
+"""
+
+
+def test_a_workload_releases_none_though_it_is_root_and_left_its_cgroup(
+    start: Start, cgroup: Path, place: Path, tmp_path: Path
+) -> None:
+    rules, victim = tmp_path / "rules", cgroup / "victim"
+    victim.mkdir()
+    rules.mkdir()  # not the shipped ones, one of which would end it
+    (rules / "rule.yml").write_text(RULE.format(field="Image", value="/none", action="alert"))
+    sensor = start("egress: {default: deny, allow: []}", f"--rules={rules}")
+    ask(sensor.socket, "isolate", cgroup=path_of(victim))
+    for where in (place, cgroup):
+        answer = said(place, ASK, where, sensor.socket, "release", path_of(victim))
+        assert "answers for none" in answer
+    assert status_of(sensor)["isolated"] == [path_of(victim)]

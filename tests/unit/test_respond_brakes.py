@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
@@ -181,3 +182,18 @@ def test_a_host_that_is_taken_away_is_not_reached_where_it_was() -> None:
         structs.replace(rome, egress=Egress(default="deny", allow=hosts[:1])),
     )
     assert len(maps.tables["hosts"]) == len(fresh.tables["hosts"])
+
+
+def test_a_process_that_has_ended_is_not_bound() -> None:
+    """Its number is soon another's."""
+    maps = Maps()
+    brakes = Brakes(Policies(maps), CgroupRoot("/sys"))
+    use(brakes, denying("*/ssh"))
+    ended = subprocess.Popen(["/bin/true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    brakes.belongs(ended.pid, "rome", "/y")
+    assert brakes.bound() == [], "it is a zombie"
+    ended.wait()
+    brakes.belongs(ended.pid, "rome", "/y")
+    brakes.belongs(os.getpid(), "rome", "/y")
+    assert brakes.bound() == [(os.getpid(), "rome")]
