@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -239,3 +240,15 @@ def test_a_workload_releases_none_though_it_is_root_and_left_its_cgroup(
         answer = said(place, ASK, where, sensor.socket, "release", path_of(victim))
         assert "answers for none" in answer
     assert status_of(sensor)["isolated"] == [path_of(victim)]
+
+
+def test_a_request_nested_beyond_reason_harms_nobody(launch: Launch) -> None:
+    sensor = launch()
+    for depth in (200, 300, 900, 20_000):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(30)
+            client.connect(str(sensor.socket))
+            nested = b"[" * depth + b"]" * depth
+            client.sendall(b'{"command":"approve","id":"none","for_s":1,"x":' + nested + b"}\n")
+            assert b"error" in client.makefile("rb").read()
+    assert status_of(sensor)["ready"]
