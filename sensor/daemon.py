@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import ipaddress
 import os
 import select
 import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +22,23 @@ from sensor.agents_file import AgentFile
 from sensor.context.agents import Agents
 from sensor.context.devices import gpu_majors
 from sensor.context.enrich import Context
-from sensor.control import ControlServer, Handler, Peer, Request, group_id
-from sensor.cutting import isolation_commands
-from sensor.desk import Desk, log_request, note_request
-from sensor.drills import STATE_FILE as DRILLS_FILE
-from sensor.drills import Drills
-from sensor.events import AnyEvent
+from sensor.control import ControlServer, Handler, Request, group_id
+from sensor.desk import log_request, note_request
 from sensor.kernel.core import CoreBackend, Programs
 from sensor.kernel.libbpf import BpfError
 from sensor.losses import Losses, clash_alert, kernel_losses, loss_alert
-from sensor.match.fanout import FanOut
-from sensor.match.limits import destinations
-from sensor.match.matcher import Matcher
-from sensor.match.mining import Mining
-from sensor.match.profile_store import PROFILES_DIR
-from sensor.match.profiles import Profiles
-from sensor.node import NodeError, boot_id, cgroup2_mount, host, resolvers
+from sensor.node import boot_id, cgroup2_mount, host
 from sensor.pager import pager_commands
-from sensor.pipeline import Pipeline
-from sensor.record.alerts import reason, sentence
-from sensor.record.audit.incidents import Incidents
 from sensor.record.audit.requests import Requests
 from sensor.record.audit.trail import Audit
 from sensor.record.notify.notifier import Notifier
 from sensor.record.notify.store import NOTIFY_DIR
 from sensor.record.outlet import Outlet
 from sensor.record.sink import Sink
-from sensor.reload import CHANGEABLE, Fresh, Reloader, Result, compiled, needs_restart
-from sensor.respond.approvals import Approvals, Words
-from sensor.respond.casebook import Casebook
-from sensor.respond.cases import STATE_FILE
-from sensor.respond.cgroupfs import CgroupRoot
-from sensor.respond.executor import Executor
-from sensor.respond.guards import Guards
-from sensor.respond.holds import HOLDS_DIR
-from sensor.respond.isolation import STATE_FILE as ISOLATED_FILE
-from sensor.respond.isolation import Isolation
-from sensor.respond.keeper import HoldingBrakes, Keeper
-from sensor.respond.plan import Planner
+from sensor.reload import Fresh, Reloader, Result, compiled, needs_restart
 from sensor.startup import Loaded
+from sensor.station import Outputs, Station
 from sensor.supervisor import Supervisor
-from sensor.verdict import Verdict
 
 log = structlog.get_logger()
 
@@ -89,11 +64,10 @@ class Daemon:
 
         Raises AuditError, BpfError, ControlError, NodeError or OSError; then nothing is attached or left behind.
         """
-        config, rules = loaded.config, loaded.rules
+        config = loaded.config
         mount = cgroup2_mount()
         root = Path(config.cgroup_root) if config.cgroup_root else mount
         self._config = config
-        self._rules = rules
         self._root = root
         self._ready = False
         self._stop = False
@@ -147,87 +121,18 @@ class Daemon:
         return [agent.agent for agent in self._context.agents.files()]
 
     def _join(self, mount: Path, fresh: Fresh) -> None:
-        config = self._config
-        scope = self._context.cgroups.path(self._root.stat().st_ino)
-        if scope is None:
-            raise NodeError(f"{self._root} is no cgroup of the hierarchy at {mount}; name one with --cgroup-root")
-        self._mining = Mining()
-        self._scope = scope
-        self._fresh = fresh
-        self._cgroups = cgroups = CgroupRoot(mount)
-        guards = Guards(cgroups, config.protect, within=scope)
-        incidents = Incidents(self._audit)
-        planner = Planner(cgroups, guards)
-        self._executor = Executor(
-            cgroups, planner, guards, config.mode, config.kills_per_minute, intend=incidents.intend
+        to = Outputs(self._outlet, self._events, self._audit)
+        self._station = Station(
+            self._config, fresh, root=self._root, mount=mount, context=self._context, backend=self._backend, to=to
         )
-        self._book = Casebook(Path(config.state_dir) / STATE_FILE)
-        self._approvals = Approvals(self._executor, planner, cgroups, self._book, Words(reason, sentence))
-        self._desk = Desk(self._approvals, self._book, self._agent_of)
-        self._control.add(self._desk.commands())
-        self._profiles = Profiles(Path(config.state_dir) / PROFILES_DIR)
-        self._drills = Drills(
-            fresh.loaded.agents,
-            state=Path(config.state_dir) / DRILLS_FILE,
-            root=cgroups,
-            scope=scope,
-            audit=self._audit,
-            write=self._outlet.write,
-            every_days=config.drill_every_days,
-            mode=lambda: self._config.mode,
-            changed=self._drilled,
-            agent_at=self._agent_at,
-        )
-        self._control.add(self._drills.commands())
-        self._pipeline = Pipeline(
-            context=self._context,
-            matcher=fresh.matcher or Matcher(self._rules.rules),
-            executor=self._approvals,
-            alerts=self._outlet,
-            events=self._events,
-            scope=scope,
-            alert_window_s=config.alert_window_s,
-            watchers=(
-                FanOut().match,
-                self._profiles.match,
-                self._mining.match,
-                self._limit_watch,
-                self._approvals.recent.note,
-            ),
-            incidents=incidents,
-            mark=self._drills.mark,
-        )
-        self._keeper = Keeper(Path(config.state_dir) / HOLDS_DIR, cgroups, guards)
-        self._keeper.refresh()
-        self._control.add({"killed": self._keep, "released": self._keep})
-        self._brakes = HoldingBrakes(
-            self._backend.policies(self._root.stat().st_ino, scope.count("/") if scope != "/" else 0),
-            cgroups,
-            scope,
-        )
-        self._brakes.keeper = self._keeper
-        self._context.follow(self._brakes)
-        self._brakes.allow_in_isolation(destinations(config.isolation_allow))
-        self._isolation = Isolation(self._brakes, cgroups, Path(config.state_dir) / ISOLATED_FILE)
-        self._executor.isolate_with(self._isolation)
-        cutting = isolation_commands(self._isolation, cgroups, guards)
-        self._control.add({name: self._desk.guarded(handler) for name, handler in cutting.items()})
-        self._limit(fresh)
-        self._context.bind_users()
+        self._pipeline, self._approvals = self._station.pipeline, self._station.approvals
+        self._control.add(self._station.commands())
         self._losses = Losses(
             {
                 "kernel": lambda: kernel_losses(self._backend.counters()),
                 "skipped": self._backend.missed_runs,
                 "sweeps": lambda: {"failed": self._sweeps_failed},
-                "undecodable": lambda: self._pipeline.undecodable,
-                "context": self._context.losses,
-                "correlation": self._pipeline.losses,
-                "profiles": self._profiles.losses,
-                "limits": lambda: self._brakes.failures,
-                "holds": lambda: self._keeper.failures,
-                "mining": lambda: {"flows_evicted": self._mining.evicted},
-                "approvals": lambda: self._book.losses,
-                "isolation": lambda: self._isolation.losses,
+                **self._station.losses(),
                 "notifications": lambda: self._notifier.losses() if self._notifier else {},
                 "alerts": lambda: self._alerts.losses,
                 "events": lambda: self._events.losses if self._events else {},
@@ -235,43 +140,18 @@ class Daemon:
             }
         )
 
-    def _limit_watch(self, event: AnyEvent) -> Sequence[Verdict]:
-        return self._limits.match(event)
-
-    def _limit(self, fresh: Fresh) -> None:
-        self._limits = fresh.watch
-        self._approvals.use(fresh.agents.files(), self._config.approve_within)
-        self._brakes.deny_everybody(fresh.denied, self._config.mode)
-        self._brakes.trust(self._resolvers())
-        self._brakes.use(fresh.limits, self._context.cgroups.items(), self._context.agent_of, self._config.mode)
-
     def _reload(self) -> None:
         """Use what a reload brought, if one has ended well."""
-        fresh = self._reloader.poll(self._rules)
+        fresh = self._reloader.poll(self._station.rules)
         if fresh is None:
             return
-        new = fresh.loaded.config
-        restart = needs_restart(self._config, new)
-        self._config = config = msgspec.structs.replace(
-            self._config, **{name: getattr(new, name) for name in CHANGEABLE}
-        )
-        self._rules = fresh.loaded.rules
-        self._pipeline.use(fresh.matcher, config.alert_window_s)
-        guards = Guards(self._cgroups, config.protect, within=self._scope)
-        planner = Planner(self._cgroups, guards)
-        self._executor.use(planner, guards, config.mode, config.kills_per_minute)
-        self._approvals.plan_with(planner)
-        before = self._context.agents
+        restart = needs_restart(self._config, fresh.loaded.config)
         if self._notifier:
             self._notifier.use(fresh.agents.files())
-        self._context.use_agents(fresh.agents)
-        self._limit(fresh)
-        self._context.bind_users(before)
-        self._fresh = fresh
-        self._keeper.guard(guards)
-        self._drills.use(fresh.loaded.agents)
+        self._station.use(fresh)
+        self._config = config = self._station.config
         self._reloader.used(
-            restart, {"mode": config.mode, "rules": len(self._rules.rules), "agents": len(fresh.agents)}
+            restart, {"mode": config.mode, "rules": len(self._station.rules), "agents": len(fresh.agents)}
         )
         for what, why in self._context.recogniser.missing().items():
             log.warning(f"agents by {what}: not available", reason=why)
@@ -285,29 +165,6 @@ class Daemon:
             **({"faults": faults, "fault_count": len(result.faults)} if faults else {}),
             **({"restart": result.restart} if result.restart else {}),
         )
-
-    def _drilled(self) -> None:
-        """A drill began or ended: its canary is under the agent's limits, or no longer."""
-        fresh = compiled(msgspec.structs.replace(self._fresh.loaded, agents=self._drills.files()), self._rules)
-        before = self._context.agents
-        self._context.use_agents(fresh.agents)
-        self._limit(fresh)
-        self._context.bind_users(before)
-
-    def _keep(self, _arguments: dict[str, Any] | None = None, _peer: Peer | None = None) -> dict[str, Any]:
-        """Honour the holds as they are on disk now; the kill switch tells of itself here, and is answered at once."""
-        if self._keeper.refresh():
-            self._brakes.renew(self._context.cgroups.items())
-        return {"held": self._keeper.held()}
-
-    def _resolvers(self) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-        found = []
-        for text in resolvers() if self._config.resolvers is None else self._config.resolvers:
-            try:
-                found.append(ipaddress.ip_address(text))
-            except ValueError:
-                log.warning("no address of a DNS server", nameserver=text)
-        return found
 
     def run(self) -> None:
         """Watch until SIGTERM or SIGINT."""
@@ -340,7 +197,7 @@ class Daemon:
             self._pipeline.close()
             if self._notifier:
                 self._notifier.close()
-            self._profiles.save(at_once=True)
+            self._station.profiles.save(at_once=True)
             self._tick()
             self._requests.tick(at_once=True)
             self._audit.append("stop", pid=os.getpid(), alerts=dict(self._pipeline.outcomes))
@@ -368,7 +225,7 @@ class Daemon:
             boot=boot_id(),
             pid=os.getpid(),
             mode=self._config.mode,
-            rules=len(self._rules.rules),
+            rules=len(self._station.rules),
             agents=len(self._context.agents),
         )
 
@@ -379,7 +236,7 @@ class Daemon:
         log.info(
             "ready",
             mode=self._config.mode,
-            rules=len(self._rules.rules),
+            rules=len(self._station.rules),
             agents=len(self._context.agents),
             cgroup_root=str(self._root),
         )
@@ -425,10 +282,10 @@ class Daemon:
             sink.flush()
         if self._context.devices.refresh():  # a GPU driver was loaded: its majors may be new
             self._backend.watch_majors(self._context.devices.majors())
-        self._keep()
-        self._drills.tick()
+        self._station.keep()
+        self._station.drills.tick()
         self._context.advance(time.clock_gettime_ns(time.CLOCK_BOOTTIME))
-        self._profiles.save()
+        self._station.profiles.save()
         self._requests.tick()
         for note in self._notifier.notes() if self._notifier else ():
             self._audit.append("notification", **note)
@@ -489,19 +346,6 @@ class Daemon:
         else:
             self._stop = True
 
-    def _agent_at(self, path: str) -> str | None:
-        cgroup = self._cgroups.open(path)
-        if cgroup is None:
-            return None
-        cgroup_id = cgroup.id
-        cgroup.close()
-        return self._context.agent_of(cgroup_id, path)
-
-    def _agent_of(self, peer: Peer, path: str) -> str | None:
-        """Whose `peer` is: by its cgroup, by that which it came from, or by its user."""
-        user = None if peer.uid == 0 else self._context.agents.of_user(peer.user, peer.uid)
-        return self._agent_at(path) or self._brakes.bound_to(peer.pid) or (user.agent if user else None)
-
     def _user_of(self, uid: int) -> str | None:
         return self._context.users.name(uid)
 
@@ -514,9 +358,6 @@ class Daemon:
         log_request(request)
         note_request(self._requests, request)
 
-    def _clashes(self) -> dict[str, int]:
-        return {", ".join(agents): count for agents, count in self._context.recogniser.clashes.items()}
-
     def status(self) -> dict[str, Any]:
         """What `hostbrake status --json` prints."""
         self._tell_losses()
@@ -525,19 +366,9 @@ class Daemon:
             "version": __version__,
             "pid": os.getpid(),
             "since": self._since,
-            "mode": self._config.mode,
             "backend": "core",
             "pinned": False,
-            "rules": self._rules.summary(),
-            "agents": len(self._context.agents),
-            "agents_that_clash": self._clashes(),
-            "profiles": self._profiles.summary(),
-            "events": dict(self._pipeline.seen),
-            "alerts": dict(self._pipeline.outcomes),
-            "merged": self._pipeline.merged,
-            "approvals": self._desk.summary(),
-            "held": self._keeper.held(),
-            "isolated": self._isolation.paths(),
+            **self._station.status(),
             "notifications": self._notifier.status() if self._notifier else None,
             "audit": self._audit.summary(),
             "lost": self._losses.total,

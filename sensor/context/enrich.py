@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from sensor import decode
 from sensor.context.agents import Agents
 from sensor.context.cgroups import Cgroups
@@ -18,6 +16,7 @@ from sensor.context.gpus import DRIVER, Nvml
 from sensor.context.held import HeldEnd
 from sensor.context.identity import guid
 from sensor.context.membership import Follower, Membership, agent_fields
+from sensor.context.places import Place, Places
 from sensor.context.processes import Process, Processes
 from sensor.context.recognise import Recogniser
 from sensor.context.remote import Remote, Suspect
@@ -27,7 +26,6 @@ from sensor.context.steered import may_steer, process_stdio
 from sensor.context.usage import Usages
 from sensor.context.users import Users
 from sensor.context.wiring import Wired
-from sensor.context.workload import parse
 from sensor.events import (
     AnyEvent,
     CgroupMigration,
@@ -41,7 +39,6 @@ from sensor.events import (
 from sensor.node import boottime_offset
 
 _SECOND = 1_000_000_000
-_PLACES_LIMIT = 16_384
 _ACCESS = {1: "read", 2: "write", 3: "readwrite"}
 _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 38: "alg", 40: "vsock"}
 """AF_* in include/linux/socket.h."""
@@ -49,25 +46,6 @@ _FAMILIES = {1: "unix", 2: "inet", 10: "inet6", 16: "netlink", 17: "packet", 38:
 
 def _family(number: int) -> str:
     return _FAMILIES.get(number) or str(number)
-
-
-class _Place(msgspec.Struct, frozen=True, gc=False):
-    """All that an event says of its cgroup."""
-
-    path: str | None = None
-    container_id: str | None = None
-    systemd_unit: str | None = None
-    slurm_job_id: str | None = None
-    kubernetes_pod: str | None = None
-    agent: str | None = None
-    agent_owner: str | None = None
-    agent_purpose: str | None = None
-    agent_gpu: bool | None = None
-    agent_egress: str | None = None
-    by_user: bool = False
-    """The agent is the user's, not the cgroup's."""
-    asks_user: str | None = None
-    """The Slurm job whose user is not known yet."""
 
 
 class Context:
@@ -99,7 +77,7 @@ class Context:
         self._gpus = Nvml() if DRIVER.exists() else None
         self.usages = Usages(cgroup_root, self._gpus)
         self._members = Membership(cgroup_root, agents, self.users.name, containers, jobs)
-        self._places: dict[int | tuple[int, int], _Place] = {}
+        self._places = Places(self.cgroups, self._members)
         self._offset = 0
         self._offset_due = 0
         self._users_due = 0
@@ -218,17 +196,16 @@ class Context:
         """Take in what container runtimes and Slurm have told since the last call."""
         changed = self._members.news()
         if changed:
-            for key in [key for key in self._places if (key if isinstance(key, int) else key[0]) in changed]:
-                del self._places[key]
+            self._places.forget(changed)
 
     def _cgroup(self, raw: decode.Kernel) -> AnyEvent | None:
         if isinstance(raw, decode.CgroupMade):
             self.cgroups.learn(raw.made, raw.path)
-            self._places.pop(raw.made, None)
+            self._places.forget((raw.made,))
             self._members.made(raw.made, raw.path)
         elif isinstance(raw, decode.CgroupRemoved):
             self.cgroups.forget(raw.removed)
-            self._places.pop(raw.removed, None)
+            self._places.forget((raw.removed,))
             self._members.removed(raw.removed)
         elif isinstance(raw, decode.CgroupMoved):
             if raw.path:
@@ -255,33 +232,6 @@ class Context:
             args=own.args if own else None,
         )
 
-    def _place(self, cgroup_id: int, uid: int, user: str | None) -> _Place:
-        key = (cgroup_id, uid) if self._members.agents.by_user else cgroup_id
-        place = self._places.get(key)
-        if place is None:
-            path = self.cgroups.path(cgroup_id)
-            place = self._describe(cgroup_id, path, uid, user)
-            if path is not None:
-                if len(self._places) >= _PLACES_LIMIT:
-                    self._places.clear()
-                self._places[key] = place
-        return place
-
-    def _describe(self, cgroup_id: int, path: str | None, uid: int, user: str | None) -> _Place:
-        workload = parse(path or "/")
-        own = self._members.recogniser.of(cgroup_id, path) if path is not None else None
-        agent = own or self._members.agents.of_user(user, uid)
-        return _Place(
-            path=path,
-            container_id=workload.container_id,
-            systemd_unit=workload.systemd_unit,
-            slurm_job_id=workload.slurm_job_id,
-            kubernetes_pod=workload.kubernetes_pod,
-            by_user=own is None and agent is not None,
-            asks_user=self._members.recogniser.wants_user(path) if path is not None else None,
-            **agent_fields(agent),
-        )
-
     def _exec(self, raw: decode.Exec) -> ProcessCreation:
         image, args, chain = raw.image, raw.args, raw.ancestors
         command_line = " ".join(args)
@@ -290,7 +240,7 @@ class Context:
         parent_image = raw.parent_image
         parent = processes.find(*chain[0], parent_image, chain[1:]) if chain else None
         user = self.users.name(raw.uid)
-        place = self._place(raw.cgroup_id, raw.uid, user)
+        place = self._places.of(raw.cgroup_id, raw.uid, user)
         if place.asks_user and raw.uid:
             place = self._user_of_job(place.asks_user, raw, user)
         if place.by_user and place.agent and place.path and self._members.follower:
@@ -330,12 +280,12 @@ class Context:
             self._judged(event, raw)
         return event
 
-    def _user_of_job(self, job_id: str, raw: decode.Exec, user: str | None) -> _Place:
+    def _user_of_job(self, job_id: str, raw: decode.Exec, user: str | None) -> Place:
         """Its first program that is not root's tells it."""
         self._members.recogniser.job_runs_as(job_id, raw.uid)
         self._recognise()
-        self._places.pop((raw.cgroup_id, raw.uid) if self._members.agents.by_user else raw.cgroup_id, None)
-        return self._place(raw.cgroup_id, raw.uid, user)
+        self._places.forget((raw.cgroup_id,))
+        return self._places.of(raw.cgroup_id, raw.uid, user)
 
     def _judged(self, event: ProcessCreation | NetworkConnection | DeviceOpen, raw: decode.Origin) -> None:
         """What the kernel side decided, and by whose limits: a process that was moved is still its agent's."""
@@ -347,7 +297,7 @@ class Context:
     def _base(self, raw: decode.Kernel) -> dict[str, Any]:
         """What an event's task and cgroup say of it; of the process no more than its identity."""
         user = self.users.name(raw.uid)
-        place = self._place(raw.cgroup_id, raw.uid, user)
+        place = self._places.of(raw.cgroup_id, raw.uid, user)
         return {
             "time": raw.time + self._offset,
             "boottime": raw.time,

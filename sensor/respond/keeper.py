@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ log = structlog.get_logger()
 
 _NOTHING = Programs(every=(re.compile(r"(?!)"),))
 """The list of allowed programs of an agent that may run none."""
+_SETTLED_NS = 1_000_000_000
+"""A directory that changed less long ago may change again and keep its time: the clock's ticks are coarse."""
 
 
 class Keeper:
@@ -66,7 +69,7 @@ class Keeper:
             return False
         for name in damaged:
             self._failed("damaged", f"{name} does not say what it holds")
-        self._stamp = stamp
+        self._stamp = stamp if time.time_ns() - stamp > _SETTLED_NS else None
         before, self._holds = self._holds.keys(), {hold.target: hold for hold in found}
         for target in before - self._holds.keys():
             log.info("released", what=str(target))

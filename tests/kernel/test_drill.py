@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 from respond_helpers import is_dead, spawn_in
-from sensor_helpers import HOSTBRAKE, Launch, alerts_of, hostbrake, status_of, wait_for
+from sensor_helpers import HOSTBRAKE, Launch, alerts_of, hostbrake, mining, status_of, wait_for
 
-from sensor.cli.staging import Sensor
+from sensor.cli.staging import Sensor, start_in
 from sensor.config import shipped_rules_dir
 from sensor.control import ControlError, ask
 from sensor.node import cgroup2_mount
@@ -61,6 +61,16 @@ def leftovers(within: Path) -> list[str]:
     return [str(path) for place in places for path in place.glob("hostbrake-drill-*")]
 
 
+def in_the_report(state: Path, agents: Path, stopped: dict[str, float]) -> None:
+    """As a drill that passed, and what its canary did as no incident."""
+    done = hostbrake("report", "--json", "--since", "1h", "--state-dir", state, "--agents", agents)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["reasons"], report["incidents"]) == (0, [], []), done.stdout
+    assert report["overall"]["alerts"] == 0 and report["drills"]["agents"][0]["state"] == "ok"
+    (run,) = report["drills"]["runs"]
+    assert {one["name"]: one["stopped_ms"] for one in run["behaviours"]} == stopped
+
+
 def test_all_is_stopped_and_the_real_agent_lives(launch: Launch, cgroup: Path, tmp_path: Path, rome: Path) -> None:
     state = tmp_path / "state"
     sensor = launch("--mode=enforce", f"--state-dir={state}")
@@ -89,6 +99,7 @@ def test_all_is_stopped_and_the_real_agent_lives(launch: Launch, cgroup: Path, t
     assert {record["agent"] for record in each} == {"rome"} == {summary["agent"]}
     assert (summary["summary"], summary["passed"], summary["behaviours"]) == (True, True, len(ALL))
     assert json.loads((state / "drills.json").read_text())["rome"]["passed"] > time.time() - 600
+    in_the_report(state, rome, {name: result["stopped_ms"] for name, result in results.items()})
     status = status_of(sensor)
     assert status["agents"] == 1 and status["profiles"]["agents"] <= 1
 
@@ -188,6 +199,21 @@ def test_nothing_but_an_empty_canary_of_its_own_is_drilled(launch: Launch, cgrou
     for says, asks in faults.items():
         with pytest.raises(ControlError, match=says):
             asks()
+
+
+def test_a_reload_does_not_end_a_drill(launch: Launch, cgroup: Path, rome: Path) -> None:
+    sensor = launch("--mode=enforce")
+    (cgroup / "hostbrake-drill-x").mkdir()
+    drill_id = begin(sensor, f"/{cgroup.name}/hostbrake-drill-x")["id"]
+    number = ask(sensor.socket, "reload")["number"]
+    wait_for(lambda: ask(sensor.socket, "reloaded")["number"] == number, "reloaded")
+    assert status_of(sensor)["agents"] == 2
+    with start_in(cgroup / "hostbrake-drill-x", mining(rome.parent)) as canary:
+        assert canary.wait(20) == -signal.SIGKILL
+    told = wait_for(lambda: ask(sensor.socket, "drill-alerts", id=drill_id)["alerts"], "its alert")
+    assert told[0]["response"]["outcome"] == "done"
+    ask(sensor.socket, "drill-end", id=drill_id, results=[])
+    assert status_of(sensor)["agents"] == 1
 
 
 def test_an_overdue_drill_is_an_alert_once_a_day(launch: Launch, tmp_path: Path, rome: Path) -> None:

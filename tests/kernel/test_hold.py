@@ -79,6 +79,16 @@ def test_a_cgroup_is_held_by_its_path(cgroup: Path, options: list[str]) -> None:
     assert not is_held(cgroup)
 
 
+def test_all_agents_are_held_and_each_is_released_by_itself(cgroup: Path, tmp_path: Path, options: list[str]) -> None:
+    for name in ("rome", "oslo"):
+        (cgroup / name).mkdir()
+        directory = agents(tmp_path / "agents", cgroup, name)
+    assert hostbrake("kill", "--all", "--hold", f"--agents={directory}", *options).returncode == 0
+    assert is_held(cgroup / "rome") and is_held(cgroup / "oslo")
+    assert hostbrake("release", "rome", *options).returncode == 0
+    assert not is_held(cgroup / "rome") and is_held(cgroup / "oslo")
+
+
 def test_a_remade_cgroup_is_not_thawed_for_the_old_one(cgroup: Path, tmp_path: Path, options: list[str]) -> None:
     work = cgroup / "rome"
     work.mkdir()

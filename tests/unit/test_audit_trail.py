@@ -318,7 +318,8 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
         printed = [line for line in child.stdout.read().split("\n")[:-1] if line.isdigit()]
         child.wait()
         audit = Audit(tmp_path)
-        assert not audit.losses and (not printed or audit.summary()["records"] > int(printed[-1]))
+        # A kill can cut short a write that crosses a page (generic_perform_write, mm/filemap.c): that is told as torn.
+        assert set(audit.losses) <= {"torn"} and (not printed or audit.summary()["records"] > int(printed[-1]))
         audit.close()
         assert check(tmp_path / "audit").is_good()
 

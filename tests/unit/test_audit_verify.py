@@ -54,7 +54,10 @@ def test_any_flipped_byte(trail: Path, data: st.DataObject) -> None:
             return
         number = content[:offset].count(b"\n") + 1
         places = {(finding.file, finding.line) for finding in report.findings}
-        assert (path.name, number) in places, report.findings
+        # No later record holds the last one's hash: the signature alone tells, of all that it covers anew.
+        is_last = path == layout.segments(copy)[-1].path and number == content.count(b"\n")
+        spans = any("or one after it, up to the 34th" in str(finding) for finding in report.findings)
+        assert (path.name, number) in places or (is_last and spans), report.findings
 
 
 def drop(lines: list[bytes], a: int, b: int) -> list[bytes]:

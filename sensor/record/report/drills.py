@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sensor.agents_file import AgentFile
+from sensor.agents_file import DRILLED, AgentFile
 from sensor.events import parse_rfc3339
 from sensor.record.report.fields import count, milliseconds, text
 from sensor.record.report.model import Behaviour, Drill, Drills, DrillState, latency
@@ -17,8 +17,6 @@ RUNS = 100
 BEHAVIOURS = 100
 """How many of one run are kept."""
 AGENTS = 4096
-CANARY = "~"
-"""What stands in the name that a canary goes by in a drill, and in no agent's (`sensor.agents_file`)."""
 APART_NS = 3600 * 10**9
 """Records further apart than this are of two runs, the first of which came to no end."""
 
@@ -59,7 +57,7 @@ class DrillBook:
     @staticmethod
     def is_canary(record: Mapping[str, Any]) -> bool:
         """It is of what a drill had its canary do: what that showed is in the drill's own records."""
-        return bool(record.get("drill")) or CANARY in (text(record, "agent") or "")
+        return bool(record.get("drill")) or DRILLED in (text(record, "agent") or "")
 
     def finish(self, agents: Sequence[AgentFile], overdue_before: str) -> Drills:
         """`overdue_before`: a drill of that time is too old."""
