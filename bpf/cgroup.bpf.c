@@ -102,20 +102,26 @@ SEC("tp_btf/sched_process_fork")
 int BPF_PROG(on_fork, struct task_struct *parent, struct task_struct *child)
 {
 	const struct brakes *set = the_brakes();
-	struct policy *policy;
-	__u64 cgroup_id;
+	__u64 cgroup_id = bpf_get_current_cgroup_id();
+	struct policy own = {}, *policy;
 	__u32 tgid;
 
 	if (!set || !set->policies || BPF_CORE_READ(child, pid) != BPF_CORE_READ(child, tgid))
 		return 0;
 	tgid = BPF_CORE_READ(parent, tgid);
 	policy = bpf_map_lookup_elem(&bound, &tgid);
-	if (!policy) {
-		cgroup_id = bpf_get_current_cgroup_id();
-		policy = bpf_map_lookup_elem(&policies, &cgroup_id);
-	}
 	if (policy)
-		bind_process(BPF_CORE_READ(child, tgid), policy);
+		own = *policy;
+	policy = bpf_map_lookup_elem(&policies, &cgroup_id);
+	if (policy && !own.agent)
+		own.agent = policy->agent;
+	if (policy && !own.state)
+		own.state = policy->state;
+	tgid = BPF_CORE_READ(child, tgid);
+	if (own.agent || own.state)
+		bind_process(tgid, &own);
+	else if (bpf_map_lookup_elem(&bound, &tgid))
+		bpf_map_delete_elem(&bound, &tgid); /* of a process that had this id before */
 	return 0;
 }
 

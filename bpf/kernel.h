@@ -139,6 +139,18 @@ struct signal_struct {
 
 struct css_set;
 
+struct user_namespace {
+	int level;
+};
+
+struct net {
+	struct user_namespace *user_ns;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
 struct task_struct {
 	int pid;
 	int tgid;
@@ -151,6 +163,7 @@ struct task_struct {
 	struct files_struct *files;
 	struct signal_struct *signal;
 	struct css_set *cgroups;
+	struct nsproxy *nsproxy;
 	const struct cred *cred;
 };
 

@@ -13,6 +13,7 @@
 #define TCP_CLOSE_WAIT 8
 #define TCP_LAST_ACK 9
 #define SHUTDOWN_BOTH 3 /* SHUTDOWN_MASK in include/net/sock.h */
+#define SOCK_RAW 3
 #define DENY 0
 #define ALLOW 1
 
@@ -22,13 +23,14 @@
 #define CHUNK_BYTES 4096
 #define ANSWER_NS 500000000ULL /* what comes later than this after our own words is no answer to them */
 
-/* Raw and ping sockets that a process made. The kernel's own, which answer ICMP, pass no sock_create hook. */
+/* Raw and ping sockets that a process made (the kernel's own, which answer ICMP and reset TCP, pass no sock_create
+ * hook), and UDP sockets of a network that whoever made it may rule: nothing that comes there is a resolver's word. */
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
 	__type(value, __u32);
-} made_raw SEC(".maps");
+} made_apart SEC(".maps");
 
 /* What no hook saw connect (fast open, raw and ICMP sockets, MPTCP's own subflows) its first packet reports. */
 static __always_inline void report_unless_known(const struct flow *flow, const struct judgement *judged)
@@ -234,7 +236,22 @@ static __always_inline struct flow *new_datagrams(struct __sk_buff *skb, const s
 	return bpf_map_lookup_elem(&datagrams, key);
 }
 
-static __always_inline int look_datagram(struct __sk_buff *skb, enum direction way)
+/* Whether somebody who lives under limits sends as if it were one of the DNS servers that say what it may reach. */
+static __always_inline bool is_forged(struct __sk_buff *skb)
+{
+	__u64 cgroup_id = bpf_skb_cgroup_id(skb);
+	struct held held = {};
+	__u32 address[4];
+	__u8 from[16];
+
+	if (!policy_of(&held, cgroup_id, bpf_get_current_pid_tgid() >> 32))
+		return false;
+	load_address(skb, 12, 8, address);
+	put_address((__u32 *)from, address, skb->protocol == bpf_htons(0x0800) ? AF_INET : AF_INET6);
+	return bpf_map_lookup_elem(&resolvers, from);
+}
+
+static __always_inline int look_datagram(struct __sk_buff *skb, struct bpf_sock *sock, enum direction way)
 {
 	struct datagram_key key = {};
 	struct packet packet = {};
@@ -242,6 +259,8 @@ static __always_inline int look_datagram(struct __sk_buff *skb, enum direction w
 
 	if (!parse(skb, way, &packet))
 		return ALLOW;
+	if (way == OUTBOUND && packet.local_port == DNS_PORT && is_forged(skb))
+		return DENY;
 	key.cookie = bpf_get_socket_cookie(skb);
 	load_address(skb, way == OUTBOUND ? 16 : 12, way == OUTBOUND ? 24 : 8, key.remote);
 	key.port = packet.remote_port;
@@ -256,7 +275,7 @@ static __always_inline int look_datagram(struct __sk_buff *skb, enum direction w
 	}
 	if (flow->denied)
 		return DENY;
-	if (way == INBOUND && packet.remote_port == DNS_PORT)
+	if (way == INBOUND && packet.remote_port == DNS_PORT && !bpf_sk_storage_get(&made_apart, sock, NULL, 0))
 		heed_answer(skb, flow, packet.payload);
 	flow->said = bpf_ktime_get_coarse_ns();
 	add(flow, skb, way);
@@ -324,6 +343,11 @@ static __always_inline struct flow *new_stream(struct __sk_buff *skb, struct bpf
 	return flow;
 }
 
+static __always_inline bool is_plain_udp(const struct bpf_sock *sock)
+{
+	return sock->protocol == IPPROTO_UDP && sock->type != SOCK_RAW;
+}
+
 static __always_inline int look(struct __sk_buff *skb, enum direction way)
 {
 	struct bpf_sock *sock = skb->sk;
@@ -334,9 +358,9 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 	sock = bpf_sk_fullsock(sock);
 	if (!sock)
 		return ALLOW;
-	if (sock->protocol != IPPROTO_TCP) {
-		if (sock->protocol == IPPROTO_UDP || bpf_sk_storage_get(&made_raw, sock, NULL, 0))
-			return look_datagram(skb, way);
+	if (sock->type == SOCK_RAW || sock->protocol != IPPROTO_TCP) {
+		if (is_plain_udp(sock) || bpf_sk_storage_get(&made_apart, sock, NULL, 0))
+			return look_datagram(skb, sock, way);
 		return ALLOW;
 	}
 	flow = bpf_sk_storage_get(&streams, sock, NULL, 0);
@@ -375,12 +399,22 @@ static __always_inline bool is_cut_off(struct __sk_buff *skb)
 	return !may_reach(ISOLATION, (__u32 *)ends.remote, ends.family, ends.remote_port);
 }
 
+static __always_inline bool is_network_of_a_user(void)
+{
+	return BPF_CORE_READ(bpf_get_current_task_btf(), nsproxy, net_ns, user_ns, level) > 0;
+}
+
 SEC("cgroup/sock_create")
 int on_socket(struct bpf_sock *sock)
 {
-	if (sock->protocol != IPPROTO_TCP && sock->protocol != IPPROTO_UDP)
-		bpf_sk_storage_get(&made_raw, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	return ALLOW;
+	bool is_datagram = is_plain_udp(sock);
+
+	if (sock->type != SOCK_RAW && sock->protocol == IPPROTO_TCP)
+		return ALLOW;
+	if (is_datagram && !is_network_of_a_user())
+		return ALLOW;
+	/* What could not be told apart later may not be. */
+	return bpf_sk_storage_get(&made_apart, sock, NULL, BPF_SK_STORAGE_GET_F_CREATE) ? ALLOW : DENY;
 }
 
 /* The last descriptor of a socket is closed (net/ipv4/af_inet.c, inet_release). Only of a connected one is known with
@@ -392,7 +426,7 @@ int on_release(struct bpf_sock *sock)
 	struct ledger *ledger;
 	struct flow *flow;
 
-	if (sock->protocol != IPPROTO_UDP || sock->state != TCP_ESTABLISHED)
+	if (!is_plain_udp(sock) || sock->state != TCP_ESTABLISHED)
 		return ALLOW;
 	key.cookie = bpf_get_socket_cookie(sock);
 	key.port = bpf_ntohs(sock->dst_port);

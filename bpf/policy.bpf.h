@@ -93,7 +93,7 @@ static __always_inline const struct brakes *the_brakes(void)
 /* The policies that hold for a process in a cgroup; either may be none (agent 0). */
 struct held {
 	struct policy place; /* by the cgroup it is in */
-	struct policy born;  /* by that which it came from, where it is another agent's */
+	struct policy born;  /* by those which it came from, where they are another agent's or cut off */
 };
 
 static __always_inline bool policy_of(struct held *held, __u64 cgroup_id, __u32 tgid)
@@ -107,9 +107,14 @@ static __always_inline bool policy_of(struct held *held, __u64 cgroup_id, __u32 
 	if (found)
 		held->place = *found;
 	found = bpf_map_lookup_elem(&bound, &tgid);
-	if (found && found->agent != held->place.agent)
+	if (found && (found->agent != held->place.agent || found->state))
 		held->born = *found;
-	return held->place.agent || held->born.agent || held->place.state;
+	return held->place.agent || held->born.agent || held->place.state || held->born.state;
+}
+
+static __always_inline bool is_isolated(const struct held *held)
+{
+	return (held->place.state | held->born.state) & STATE_ISOLATED;
 }
 
 static __always_inline __u32 limits_of(__u32 agent)
@@ -121,9 +126,7 @@ static __always_inline __u32 limits_of(__u32 agent)
 
 static __always_inline void bind_process(__u32 tgid, const struct policy *policy)
 {
-	struct policy own = {.agent = policy->agent};
-
-	if (own.agent && bpf_map_update_elem(&bound, &tgid, &own, BPF_ANY))
+	if ((policy->agent || policy->state) && bpf_map_update_elem(&bound, &tgid, policy, BPF_ANY))
 		count(EVENT_CGROUP_MOVED, COUNT_LOST_POLICY);
 }
 
@@ -199,7 +202,7 @@ static __always_inline struct judgement judge_egress(__u64 cgroup_id, __u32 tgid
 
 	if (!policy_of(&held, cgroup_id, tgid))
 		return judged;
-	if ((held.place.state & STATE_ISOLATED) && !may_reach(ISOLATION, address, family, port))
+	if (is_isolated(&held) && !may_reach(ISOLATION, address, family, port))
 		against(&judged, held.place.agent, true);
 	judge_egress_of(&judged, held.place.agent, address, family, port);
 	judge_egress_of(&judged, held.born.agent, address, family, port);
@@ -221,7 +224,7 @@ static __always_inline struct judgement judge_gpu(__u64 cgroup_id, __u32 tgid)
 
 	if (!policy_of(&held, cgroup_id, tgid))
 		return judged;
-	if (held.place.state & STATE_ISOLATED)
+	if (is_isolated(&held))
 		against(&judged, held.place.agent, true);
 	judge_gpu_of(&judged, held.place.agent);
 	judge_gpu_of(&judged, held.born.agent);

@@ -47,6 +47,8 @@ __noinline int ask_programs(struct scratch *scratch, struct sought *sought)
 	node = seek(scratch, sought, sizeof(struct exec_event));
 	if (node)
 		heed(sought, node->here);
+	if (scratch->header.flags & FLAG_TRUNCATED)
+		return 0; /* what is left of the path may read as another one */
 	sought->key.state = PROGRAM_ROOT;
 	count = scratch->components;
 	for (__u32 i = 0; i < PATH_COMPONENTS; i++) {
@@ -71,6 +73,8 @@ static __always_inline void judge_program_of(struct judgement *judged, struct sc
 	if (!(flags & (LIMIT_PROGRAMS | LIMIT_PROGRAMS_ALONE)))
 		return;
 	ask_programs(scratch, &sought);
+	if ((scratch->header.flags & FLAG_TRUNCATED) && !sought.allowed)
+		sought.denied = 1; /* so deep that nothing tells where it is */
 	if (sought.denied || ((flags & LIMIT_PROGRAMS_ALONE) && !sought.allowed))
 		against(judged, agent, flags & LIMIT_ENFORCED);
 }

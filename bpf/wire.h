@@ -223,7 +223,7 @@ struct held_end {
 };
 
 /* The policy maps, which user space writes. Agents have numbers from 1 on. */
-enum policy_state { STATE_ISOLATED = 1 };
+enum policy_state { STATE_ISOLATED = 1 }; /* what is above it tells one isolation from another */
 
 struct policy {
 	__u32 agent; /* 0: nobody's, for a cgroup that is only isolated */
@@ -256,7 +256,7 @@ enum program_state {
 	PROGRAM_BY_NAME = 0xffffffff, /* no step: the last component, wherever it is */
 };
 
-#define PROGRAM_NAME_BYTES 56 /* with the NUL; longer ones are left to the reader */
+#define PROGRAM_NAME_BYTES 56 /* with the NUL; one that fills it may be cut, and is left to the reader */
 
 struct program_key {
 	__u32 agent; /* 0: for everybody, and in lower case */

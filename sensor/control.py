@@ -198,7 +198,8 @@ class ControlServer:
     def _reply(self, line: bytes, peer: Peer) -> dict[str, Any]:
         try:
             arguments = orjson.loads(line)
-        except orjson.JSONDecodeError:
+            orjson.dumps([[[[arguments]]]])  # so deep that no log and no audit trail could hold it
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError):
             arguments = None
         command = arguments.pop("command", None) if isinstance(arguments, dict) else None
         name = command if isinstance(command, str) else None

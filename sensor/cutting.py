@@ -12,18 +12,20 @@ from sensor.respond.isolation import Isolation
 
 
 def isolation_commands(isolation: Isolation, root: CgroupRoot, guards: Guards) -> dict[str, Handler]:
-    """`isolate` and `release`, of one cgroup each by its path, and `isolated`."""
+    """`isolate` and `release`, of one cgroup each by its path, and `isolated`.
+
+    To isolate one whose name is no text takes its id as well.
+    """
 
     def isolate(arguments: dict[str, Any], _peer: Peer) -> dict[str, Any]:
         began = time.monotonic()
         path = _path(arguments)
-        refusal = guards.refusal(path)
-        if refusal:
-            raise ControlError(refusal)
-        cgroup = root.open(path)
+        cgroup = root.open(path, _id(arguments))
         if cgroup is None:
             raise ControlError(f"there is no cgroup {path!r}")
         try:
+            if refusal := guards.refusal(cgroup.path):
+                raise ControlError(refusal)
             processes = len(cgroup.processes())
             sockets, faults = isolation.isolate([cgroup])
             verified = isolation.is_isolated(cgroup)
@@ -50,4 +52,11 @@ def _path(arguments: dict[str, Any]) -> str:
     given = arguments.get("cgroup")
     if not isinstance(given, str) or not given.startswith("/"):
         raise ControlError("cgroup must be a path from the root of cgroup v2")
+    return given
+
+
+def _id(arguments: dict[str, Any]) -> int | None:
+    given = arguments.get("id")
+    if given is not None and (not isinstance(given, int) or isinstance(given, bool) or not 0 < given < 1 << 64):
+        raise ControlError("id must be a cgroup's id")
     return given

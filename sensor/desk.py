@@ -22,17 +22,17 @@ READING = frozenset(
 )
 """Commands that change nothing."""
 
-AgentAt = Callable[[str], str | None]
-"""The agent that the cgroup at this path belongs to."""
+AgentOf = Callable[[Peer, str], str | None]
+"""The agent of whoever asks, out of the cgroup at this path."""
 
 
 class Desk:
     """The commands of the approvals."""
 
-    def __init__(self, approvals: Approvals, book: Casebook, agent_at: AgentAt) -> None:
+    def __init__(self, approvals: Approvals, book: Casebook, agent_of: AgentOf) -> None:
         self._approvals = approvals
         self._book = book
-        self._agent_at = agent_at
+        self._agent_of = agent_of
 
     def commands(self) -> dict[str, Handler]:
         return {
@@ -78,13 +78,22 @@ class Desk:
             raise ControlError(str(error)) from None
         return self._decision(arguments, peer)
 
+    def guarded(self, handler: Handler) -> Handler:
+        """The same for whoever is no workload."""
+
+        def checked(arguments: dict[str, Any], peer: Peer) -> dict[str, Any]:
+            self._check(peer)
+            return handler(arguments, peer)
+
+        return checked
+
     def _check(self, peer: Peer) -> None:
         """An agent does not answer for itself, whatever user it runs as; raises ControlError."""
         lines = (read_proc(f"{peer.pid}/cgroup") or b"").split(b"\n")
         path = next((line[3:].decode(errors="backslashreplace") for line in lines if line.startswith(b"0::")), None)
         if path is None:
             raise ControlError(f"who asks cannot be told: process {peer.pid} is gone")
-        agent = self._agent_at(path)
+        agent = self._agent_of(peer, path)
         frozen = (ref.path for case in self._book.pending for ref in case.cgroups)
         if agent is not None or any(path == place or path.startswith(place + "/") for place in frozen):
             whose = f"of agent {agent}" if agent else "a case's"

@@ -87,7 +87,7 @@ class Station:
         self._respond(guards, to)
         self._match(fresh, to)
         policies = backend.policies(root.stat().st_ino, scope.count("/") if scope != "/" else 0)
-        self._brake(HoldingBrakes(policies, mount, scope), guards)
+        self._brake(HoldingBrakes(policies, self._cgroups, scope), guards)
         self._limit(fresh)
         context.bind_users()
 
@@ -100,7 +100,7 @@ class Station:
         )
         self._book = Casebook(self._state / STATE_FILE)
         self.approvals = Approvals(self.executor, planner, self._cgroups, self._book, Words(reason, sentence))
-        self.desk = Desk(self.approvals, self._book, self.agent_at)
+        self.desk = Desk(self.approvals, self._book, self._agent_of)
 
     def _match(self, fresh: Fresh, to: Outputs) -> None:
         config = self.config
@@ -147,7 +147,8 @@ class Station:
         brakes.allow_in_isolation(destinations(self.config.isolation_allow))
         self.isolation = Isolation(brakes, self._cgroups, self._state / ISOLATED_FILE)
         self.executor.isolate_with(self.isolation)
-        self._isolating = isolation_commands(self.isolation, self._cgroups, guards)
+        cutting = isolation_commands(self.isolation, self._cgroups, guards)
+        self._isolating = {name: self.desk.guarded(handler) for name, handler in cutting.items()}
 
     @property
     def rules(self) -> RuleSet:
@@ -238,6 +239,11 @@ class Station:
             except ValueError:
                 log.warning("no address of a DNS server", nameserver=text)
         return found
+
+    def _agent_of(self, peer: Peer, path: str) -> str | None:
+        """Whose `peer` is: by its cgroup, by that which it came from, or by its user."""
+        user = None if peer.uid == 0 else self.context.agents.of_user(peer.user, peer.uid)
+        return self.agent_at(path) or self._brakes.bound_to(peer.pid) or (user.agent if user else None)
 
     def agent_at(self, path: str) -> str | None:
         """The agent that the cgroup at this path belongs to."""

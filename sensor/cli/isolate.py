@@ -9,8 +9,9 @@ import click
 
 from sensor.cli.approve import socket_option
 from sensor.cli.freeze import chosen
-from sensor.cli.targets import PATH, plural
+from sensor.cli.targets import PATH, plural, printable
 from sensor.control import ControlError, ask
+from sensor.respond.cgroupfs import CgroupRoot
 
 
 @click.command("isolate")
@@ -37,11 +38,12 @@ def isolate(
     connections are ended. Exits 0 only when all of it is verified, 1 when something is not or no sensor runs, 2 where
     what was asked for is not known or must not be cut off.
     """
-    _, found = chosen(agent, cgroup, cgroup_root, agents_dir, config, "cut off")
+    root, found = chosen(agent, cgroup, cgroup_root, agents_dir, config, "cut off")
     answers, left = [], list(found.left)
-    for path in found.paths:
+    for given in found.paths:
+        path = printable(given)
         try:
-            answer = ask(control_socket, "isolate", cgroup=path)
+            answer = ask(control_socket, "isolate", cgroup=path, **_id_of(root, given))
         except ControlError as error:
             left.append(f"{path}: {error}")
             continue
@@ -61,3 +63,14 @@ def isolate(
         for line in left:
             click.echo(f"not cut off: {line}", err=True)
     sys.exit(1 if left or not answers else 0)
+
+
+def _id_of(root: CgroupRoot, path: str) -> dict[str, int]:
+    """What else tells which cgroup is meant, where its name is no text."""
+    cgroup = root.open(path) if printable(path) != path else None
+    if cgroup is None:
+        return {}
+    try:
+        return {"id": cgroup.id}
+    finally:
+        cgroup.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from sensor.cli.targets import PATH, hierarchy, of_agents, plural, state_directory
+from sensor.cli.targets import PATH, hierarchy, of_agents, plural, printable, state_directory
 from sensor.cli.tell import SOCKET, tell
 from sensor.control import ControlError, NoSensorError, ask
 from sensor.respond.cgroupfs import CgroupRoot
@@ -83,6 +83,6 @@ def _let_out(
 
 def _paths(target: Target, agents_dir: Path | None, config: Path | None) -> set[str]:
     if target.kind == "cgroup":
-        return {target.name}
+        return {printable(target.name)}
     root, scope = hierarchy(None)
-    return set(of_agents(root, scope, target.name, agents_dir, config).paths)
+    return set(map(printable, of_agents(root, scope, target.name, agents_dir, config).paths))

@@ -5,6 +5,7 @@ Only what a command needs is imported, and only when it needs it.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -201,3 +202,8 @@ def state_directory(config: Path | None, state_dir: Path | None) -> Path:
         return state_dir or Path(load_config(config, {}).state_dir)
     except FaultsError:
         return Path(Config().state_dir)
+
+
+def printable(path: str) -> str:
+    """A cgroup's path as the sensor and its alerts write it: bytes that are no text are spelt out."""
+    return os.fsencode(path).decode(errors="backslashreplace")

@@ -68,23 +68,41 @@ class Policies:
 
     def bind(self, tgid: int, agent: int) -> None:
         """The process is under the agent's limits wherever it goes, and so are the children it makes from now on."""
-        self._maps.update("bound", tgid.to_bytes(4, sys.byteorder), wire.POLICY.pack(agent, 0))
+        self._hold(tgid, agent, self._held(tgid)[1])
 
     def unbind(self, tgid: int) -> None:
+        """The process is under no agent's limits by itself; whether it is cut off stays."""
+        self._hold(tgid, 0, self._held(tgid)[1])
+
+    def cut(self, tgid: int, state: int) -> None:
+        """The process is cut off wherever it goes, and so are the children it makes from now on; 0: it is not."""
+        self._hold(tgid, self._held(tgid)[0], state)
+
+    def forget_process(self, tgid: int) -> None:
+        """It has ended."""
         self._maps.delete("bound", tgid.to_bytes(4, sys.byteorder))
+
+    def _hold(self, tgid: int, agent: int, state: int) -> None:
+        if agent or state:
+            self._maps.update("bound", tgid.to_bytes(4, sys.byteorder), wire.POLICY.pack(agent, state))
+        else:
+            self.forget_process(tgid)
+
+    def _held(self, tgid: int) -> tuple[int, int]:
+        found = self._maps.value("bound", tgid.to_bytes(4, sys.byteorder), wire.POLICY.size)
+        return (0, 0) if found is None else wire.POLICY.unpack(found)
 
     def binding(self, tgid: int) -> int | None:
         """The agent that a process is bound to."""
-        found = self._maps.value("bound", tgid.to_bytes(4, sys.byteorder), wire.POLICY.size)
-        return None if found is None else wire.POLICY.unpack(found)[0]
+        return self._held(tgid)[0] or None
 
-    def bound(self) -> list[tuple[int, int]]:
-        """(tgid, agent) of every process that is bound."""
+    def bound(self) -> list[tuple[int, int, int]]:
+        """(tgid, agent, state) of every process that is bound or cut off."""
         found = []
         for key in list(self._maps.keys("bound", 4)):
             value = self._maps.value("bound", key, wire.POLICY.size)
             if value is not None:
-                found.append((int.from_bytes(key, sys.byteorder), wire.POLICY.unpack(value)[0]))
+                found.append((int.from_bytes(key, sys.byteorder), *wire.POLICY.unpack(value)))
         return found
 
     def limit(self, agent: int, flags: int) -> None:

@@ -25,8 +25,8 @@ _RULES = {
 _NAME = re.compile(r"\*{1,2}/([^/*?\[]+)")
 _PATH = re.compile(r"(?:/[^/*?\[]+)+")
 _BELOW = re.compile(r"((?:/[^/*?\[]+)+)/\*{1,2}")
-NAME_BYTES, COMPONENTS = 55, 48
-"""What the kernel side compares: of each component of a path, and how many of these."""
+NAME_BYTES, COMPONENTS = 54, 48
+"""What the kernel side compares: of each component of a path, one byte less than it reads, and how many of these."""
 
 
 class Programs(msgspec.Struct, frozen=True):
@@ -132,6 +132,7 @@ class LimitWatch:
         limits, rules = known
         if isinstance(event, ProcessCreation):  # it may have been denied by a rule, which says so itself
             is_against = event.image is not None and limits.refuses(event.image)
+            is_against |= bool(event.truncated and (event.denied or event.would_deny))  # too deep a path
         else:
             is_against = bool(event.denied or event.would_deny)
         return [Verdict(rule=rules[_kind(event)], event=event)] if is_against else []

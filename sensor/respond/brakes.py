@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import structlog
@@ -16,6 +13,8 @@ from sensor import wire
 from sensor.kernel.libbpf import BpfError
 from sensor.kernel.policies import HostTree, Policies, ProgramTree, mapped
 from sensor.match.limits import Limits, Network, Programs
+from sensor.respond import process
+from sensor.respond.cgroupfs import Cgroup, CgroupRoot
 from sensor.verdict import Mode
 
 log = structlog.get_logger()
@@ -23,6 +22,7 @@ log = structlog.get_logger()
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _DNS_PORT = 53
+_TURNS = 16
 _FIRST_NUMBER = 1
 _LAST_NUMBER = 0xFFFF - 1
 
@@ -33,12 +33,12 @@ AgentOf = Callable[[int, str], str | None]
 class Brakes:
     """Keeps the policy maps as the agents' files say. An agent keeps its number as long as the sensor runs."""
 
-    def __init__(self, policies: Policies, mount: Path, scope: str = "/") -> None:
-        """`mount` is where the whole v2 hierarchy is; only cgroups in `scope` are limited."""
+    def __init__(self, policies: Policies, root: CgroupRoot, scope: str = "/") -> None:
+        """Only cgroups in `scope` are limited."""
         self.failures: Counter[str] = Counter()
         """What the kernel refused, by what it was: a limit that could not be set is a hole."""
         self._policies = policies
-        self._mount = mount
+        self._root = root
         self._scope = scope
         self._below = scope.rstrip("/") + "/"
         self._enforced = 0
@@ -48,6 +48,9 @@ class Brakes:
         """Those that are being replaced."""
         self._places: dict[int, str] = {}
         self._isolated: dict[str, int] = {}
+        self._cuts: dict[str, int] = {}
+        """The state, one of its own, of what each isolation holds."""
+        self._cut_number = 0
         self._denied: dict[bytes, bytes] = {}
         self._reached: dict[str, frozenset[tuple[Network, int | None]]] = {}
         self._directories: dict[int, dict[bytes, int]] = {}
@@ -89,7 +92,7 @@ class Brakes:
     def _lift(self, number: int) -> None:
         """The agent is gone, or has no limits any more: so have its processes."""
         self._try("limits", self._policies.limit, number, 0)
-        for tgid, held in self._policies.bound():
+        for tgid, held, _ in self._policies.bound():
             if held == number:
                 self._try("processes", self._policies.unbind, tgid)
 
@@ -140,32 +143,67 @@ class Brakes:
         self._set(cgroup_id, number, self._state(path))
         if wanted is None and known is None:  # it had the limits by inheritance alone
             return
-        for tgid in self._members(path):
+        for tgid in self._members(cgroup_id, path):
             bound = self._policies.binding(tgid)
             if bound in (None, held) and number:
-                self._policies.bind(tgid, number)
+                self._bind(tgid, number)
             elif bound is not None and bound == held:
                 self._policies.unbind(tgid)
 
-    def isolate(self, path: str, cgroup_id: int) -> None:
-        """Cut the cgroup off, and all below it: no packet leaves but to the allow list, and no GPU is opened.
+    def _bind(self, tgid: int, number: int) -> None:
+        self._policies.bind(tgid, number)
+        self._forget_dead(tgid)
 
-        Raises BpfError where the kernel refuses, and then some of it may be cut off.
+    def _forget_dead(self, tgid: int) -> None:
+        """Its exit took out what was there then; what was put there since would hold for the next one of this id."""
+        if not process.is_alive(tgid):
+            self._policies.forget_process(tgid)
+
+    def isolate(self, cgroup: Cgroup) -> set[int]:
+        """Cut the cgroup off, and all below it: no packet leaves but to the allow list, and no GPU is opened. Whoever
+        is in there stays cut off wherever it goes. Gives the ids of these cgroups.
+
+        Raises BpfError or OSError where the kernel refuses, and then some of it may be cut off.
         """
-        self._isolated[path] = cgroup_id
+        path, done = cgroup.path, set[int]()
+        if self._isolated.get(path) != cgroup.id:
+            self._cut_number += 1
+            self._cuts[path] = self._cut_number << 1 | wire.ISOLATED
+        self._isolated[path] = cgroup.id
         self._policies.use(True, True, bool(self._denied))
-        for below, below_id in self._cgroups(path):
-            self._policies.assign(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
+        while new := cgroup.ids() - done:  # until none was made meanwhile below one not yet cut off
+            done |= new
+            for below_id in new:
+                self._policies.assign(below_id, self._number_of(below_id), self._cuts[path])
+        for tgid in cgroup.processes():
+            self._policies.cut(tgid, self._cuts[path])
+            self._forget_dead(tgid)
+        return done
 
     def release(self, path: str) -> bool:
         """Undo `isolate` of this very cgroup; what it is denied by its agent's limits stays so. False: it was not.
 
-        Raises BpfError where the kernel refuses.
+        Raises BpfError or OSError where the kernel refuses.
         """
-        if self._isolated.pop(path, None) is None:
+        if path not in self._isolated:
             return False
-        for below, below_id in self._cgroups(path):
-            self._set(below_id, self._numbers.get(self._places.get(below_id, ""), 0), self._state(below))
+        cgroup_id, state = self._isolated.pop(path), self._cuts.pop(path)
+        inner = {
+            below_id: self._cuts[other]
+            for other, other_id in self._isolated.items()
+            if other.startswith(path + "/")
+            for below_id in self._ids(other, other_id)
+        }
+        outer = self._state(path)
+        for below_id in self._ids(path, cgroup_id):
+            self._set(below_id, self._number_of(below_id), inner.get(below_id, outer))
+        for _turn in range(_TURNS):  # a child may have been made meanwhile by one not yet let go
+            left = [tgid for tgid, _, held in self._policies.bound() if held == state]
+            for tgid in left:
+                self._policies.cut(tgid, outer)
+                self._forget_dead(tgid)
+            if not left:
+                break
         self._announce()
         return True
 
@@ -173,19 +211,18 @@ class Brakes:
         """The cgroups that were cut off, each with all below it: path -> id."""
         return dict(self._isolated)
 
-    def ids(self, path: str) -> set[int]:
-        """Of this cgroup and all below it."""
-        return {below_id for _, below_id in self._cgroups(path)}
-
     def allow_in_isolation(self, destinations: Iterable[tuple[Network, int | None]]) -> None:
         """Where those who are cut off may still go."""
         for network, port in destinations:
             self._try("isolation", self._policies.allow_egress, wire.ISOLATION, network, port)
 
-    def is_isolated(self, path: str) -> bool:
-        """Whether the kernel has it so for every cgroup from here down."""
-        policies = [self._policies.assigned(below_id) for _, below_id in self._cgroups(path)]
+    def is_isolated(self, cgroup: Cgroup) -> bool:
+        """Whether the kernel has it so for every cgroup from here down. Raises BpfError or OSError."""
+        policies = [self._policies.assigned(below_id) for below_id in cgroup.ids()]
         return all(policy is not None and policy[1] & wire.ISOLATED for policy in policies)
+
+    def _number_of(self, cgroup_id: int) -> int:
+        return self._numbers.get(self._places.get(cgroup_id, ""), 0)
 
     def _set(self, cgroup_id: int, number: int, state: int) -> None:
         if number or state:
@@ -194,27 +231,32 @@ class Brakes:
             self._try("policies", self._policies.release, cgroup_id)
 
     def _state(self, path: str) -> int:
-        is_below = any(path == top or path.startswith(top.rstrip("/") + "/") for top in self._isolated)
-        return wire.ISOLATED if is_below else 0
+        tops = (top for top in self._isolated if path == top or path.startswith(top.rstrip("/") + "/"))
+        return self._cuts.get(max(tops, key=len, default=""), 0)
 
-    def _cgroups(self, path: str) -> list[tuple[str, int]]:
-        """(path, id) of a cgroup and all below it; more than exist are no harm."""
-        top = self._mount / path.lstrip("/")
-        found = []
-        for directory, _, _ in os.walk(top):
-            with contextlib.suppress(FileNotFoundError):
-                found.append((directory.removeprefix(str(self._mount)), Path(directory).stat().st_ino))
-        return found
+    def _ids(self, path: str, cgroup_id: int) -> set[int]:
+        """Of a cgroup and all below it; none where it has gone."""
+        cgroup = self._root.open(path, cgroup_id)
+        if cgroup is None:
+            return set()
+        try:
+            return cgroup.ids()
+        finally:
+            cgroup.close()
 
     def belongs(self, tgid: int, agent: str, path: str) -> None:
         """A process in a cgroup that is nobody's is an agent's by its user."""
         if agent in self._limits and self._is_in_scope(path):
-            self._try("processes", self._policies.bind, tgid, self._numbers[agent])
+            self._try("processes", self._bind, tgid, self._numbers[agent])
 
     def bound(self) -> list[tuple[int, str]]:
         """(process, agent) of all that live under limits."""
         names = {number: name for name, number in self._numbers.items()}
-        return [(tgid, names[number]) for tgid, number in self._policies.bound() if number in names]
+        return [(tgid, names[number]) for tgid, number, _ in self._policies.bound() if number in names]
+
+    def bound_to(self, tgid: int) -> str | None:
+        """The agent under whose limits the process lives, wherever it is."""
+        return self.name(self._policies.binding(tgid) or 0)
 
     def leaves(self, tgid: int) -> None:
         """The process is no agent's any more."""
@@ -224,16 +266,27 @@ class Brakes:
         return path == self._scope or path.startswith(self._below)
 
     def removed(self, cgroup_id: int) -> None:
-        """The kernel side has already forgotten it."""
+        """The kernel side has already forgotten it. Where somebody left it while it was cut off, there is still
+        something to release.
+        """
         self._places.pop(cgroup_id, None)
-        self._isolated = {path: own for path, own in self._isolated.items() if own != cgroup_id}
+        for path in [path for path, own in self._isolated.items() if own == cgroup_id]:
+            if not any(state == self._cuts[path] for _, _, state in self._policies.bound()):
+                del self._isolated[path], self._cuts[path]
 
-    def _members(self, path: str) -> list[int]:
+    def _members(self, cgroup_id: int, path: str) -> set[int]:
         try:
-            text = Path(os.fsdecode(os.fsencode(self._mount) + os.fsencode(path)), "cgroup.procs").read_text()
-        except OSError:  # removed, or a threaded cgroup, which has no processes of its own
-            return []
-        return [int(tgid) for tgid in text.split()]
+            cgroup = self._root.open(path, cgroup_id)
+            if cgroup is None:
+                return set()
+            try:
+                return cgroup.members()
+            finally:
+                cgroup.close()
+        except OSError as error:
+            self.failures["members"] += 1
+            log.error("who is in a cgroup cannot be told", cgroup=path, reason=error.strerror)
+            return set()
 
     def _flags(self, limits: Limits) -> int:
         flags = self._enforced

@@ -172,6 +172,39 @@ class Cgroup:
         found.discard(0)  # a process that this PID namespace does not see
         return found
 
+    def members(self) -> set[int]:
+        """As `processes`, of this cgroup alone."""
+        return _members(self.fd) - {0}
+
+    def ids(self) -> set[int]:
+        """Of this cgroup and all below it, however many they are and however deep: one descriptor is open at a time."""
+        found = {self.id}
+        fd = os.open(".", _DIRECTORY, dir_fd=self.fd)
+        try:
+            path = [_directories(fd)]
+            while path:
+                if not path[-1]:
+                    path.pop()
+                    name = ".."
+                else:
+                    name = path[-1].pop()
+                if not path:
+                    break
+                try:
+                    other = os.open(name, _DIRECTORY, dir_fd=fd)
+                except OSError as error:
+                    if error.errno in _GONE and name != "..":
+                        continue
+                    raise
+                os.close(fd)
+                fd = other
+                if name != "..":
+                    found.add(os.fstat(fd).st_ino)
+                    path.append(_directories(fd))
+        finally:
+            os.close(fd)
+        return found
+
     def descendants(self) -> Iterator[int]:
         """Directory descriptors of this cgroup and all below it, each open until the next is asked for."""
         budget = [_MAX_CGROUPS]
@@ -231,9 +264,7 @@ def _walk(fd: int, depth: int, budget: list[int]) -> Iterator[int]:
     yield fd
     if os.fstat(fd).st_nlink <= 2 or depth >= _MAX_DEPTH:  # kernfs counts subdirectories in st_nlink
         return
-    with os.scandir(fd) as entries:
-        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for name in names:
+    for name in _directories(fd):
         if budget[0] == 0:
             return
         budget[0] -= 1
@@ -247,6 +278,16 @@ def _walk(fd: int, depth: int, budget: list[int]) -> Iterator[int]:
             yield from _walk(child, depth + 1, budget)
         finally:
             os.close(child)
+
+
+def _directories(fd: int) -> list[str]:
+    try:
+        with os.scandir(fd) as entries:
+            return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError as error:
+        if error.errno in _GONE:
+            return []
+        raise
 
 
 def _members(directory: int) -> set[int]:

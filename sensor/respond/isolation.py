@@ -39,10 +39,10 @@ class Isolation:
         ended, faults = 0, []
         for cgroup in cgroups:
             try:
-                self._brakes.isolate(cgroup.path, cgroup.id)
+                cut_off = self._brakes.isolate(cgroup)
             except BpfError as error:
                 raise OSError(error.code, str(error)) from None
-            done, failed = destroy(self._brakes.ids(cgroup.path), cgroup.processes())
+            done, failed = destroy(cut_off, cgroup.processes())
             ended += done
             faults += failed
         self._save()
@@ -52,8 +52,11 @@ class Isolation:
         return ended, faults
 
     def is_isolated(self, cgroup: Cgroup) -> bool:
-        """As the kernel has it, from here down."""
-        return self._brakes.is_isolated(cgroup.path)
+        """As the kernel has it, from here down. Raises OSError where it does not tell."""
+        try:
+            return self._brakes.is_isolated(cgroup)
+        except BpfError as error:
+            raise OSError(error.code, str(error)) from None
 
     def release(self, path: str) -> bool:
         """Undo it; False where this cgroup was not cut off. Raises OSError where the kernel refuses."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import signal
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,22 @@ def read_stat(pid: int | str) -> Stat | None:
     fields = data[end + 2 :].split()
     comm = data[start:end].decode(errors="backslashreplace")
     return Stat(comm, fields[0].decode(), int(fields[1]), int(fields[6]), int(fields[19]))
+
+
+def is_alive(pid: int) -> bool:
+    """Whether any of its threads is; a zombie's are not. What cannot be told is taken for alive."""
+    try:
+        fd = open_pid(pid)
+    except OSError:
+        return True
+    if fd is None:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        return not poll.poll(0)
+    finally:
+        os.close(fd)
 
 
 def open_pid(pid: int) -> int | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from sensor.agents_file import AgentFile, Egress, Exec, Gpu, Match, Owner
 from sensor.kernel.policies import Policies, egress_key
 from sensor.match.limits import compile_limits
 from sensor.respond.brakes import Brakes
+from sensor.respond.cgroupfs import CgroupRoot
 
 GLOBS = ("*/ssh", "/usr/bin/ssh", "/usr/bin/*", "/usr/*", "/opt/a/b", "/opt/*", "/opt/ssh/x")
 PATHS = ("/usr/bin/ssh", "/usr/bin/true", "/usr/sbin/x", "/opt/a/b", "/opt/a", "/opt/ssh/x", "/srv/ssh", "/srv/x")
@@ -114,11 +116,11 @@ def denying(*programs: str) -> AgentFile:
 @example([denying("/usr/bin/ssh"), denying("/opt/a/b", "/usr/bin/ssh")])  # directories keep their states
 def test_no_moment_without_limits(agents: list[AgentFile]) -> None:
     maps = Maps()
-    brakes = Brakes(Policies(maps), Path("/nonexistent"))
+    brakes = Brakes(Policies(maps), CgroupRoot("/sys"))
     use(brakes, agents[0])
     for agent in agents[1:]:
         fresh = Maps()
-        use(Brakes(Policies(fresh), Path("/nonexistent")), agent)
+        use(Brakes(Policies(fresh), CgroupRoot("/sys")), agent)
         before, after = maps.denied(7), fresh.denied(7)
         between: set[frozenset[object]] = set()
         maps.written = lambda: between.add(maps.denied(7))  # noqa: B023 (taken back below)
@@ -134,34 +136,34 @@ def test_no_moment_without_limits(agents: list[AgentFile]) -> None:
 @given(AGENTS)
 def test_an_agent_that_goes_leaves_nothing(agent: AgentFile) -> None:
     maps = Maps()
-    brakes = Brakes(Policies(maps), Path("/nonexistent"))
+    brakes = Brakes(Policies(maps), CgroupRoot("/sys"))
     use(brakes, agent)
-    brakes.belongs(99, agent.agent, "/y")
+    brakes.belongs(os.getpid(), agent.agent, "/y")
     brakes.use({}, [(7, "/x")], lambda _id, _path: None, "enforce")
     left = {name for name, table in maps.tables.items() if table}
     assert left == {"brakes"} and not maps.denied(7)
     use(brakes, agent)
     fresh = Maps()
-    use(Brakes(Policies(fresh), Path("/nonexistent")), agent)
+    use(Brakes(Policies(fresh), CgroupRoot("/sys")), agent)
     assert maps.denied(7) == fresh.denied(7)
 
 
 def test_an_agent_keeps_its_number() -> None:
     maps = Maps()
-    brakes = Brakes(Policies(maps), Path("/nonexistent"))
+    brakes = Brakes(Policies(maps), CgroupRoot("/sys"))
     rome = denying("*/ssh")
     milan = structs.replace(rome, agent="milan")
     for files in ([rome], [milan, rome], [milan], [milan, rome]):
         limits = {file.agent: compile_limits(file) for file in files}
         brakes.use(limits, [], lambda _id, _path: None, "enforce")
-        brakes.belongs(99, files[-1].agent, "/y")
-        assert brakes.bound() == [(99, files[-1].agent)]
+        brakes.belongs(os.getpid(), files[-1].agent, "/y")
+        assert brakes.bound() == [(os.getpid(), files[-1].agent)]
     assert [brakes.name(number) for number in (1, 2)] == ["rome", "milan"]
 
 
 def test_a_host_that_is_taken_away_is_not_reached_where_it_was() -> None:
     maps = Maps()
-    brakes = Brakes(Policies(maps), Path("/nonexistent"))
+    brakes = Brakes(Policies(maps), CgroupRoot("/sys"))
     hosts = ["a.example:443", "b.example"]
     rome = structs.replace(denying(), exec=None, egress=Egress(default="deny", allow=hosts))
     use(brakes, rome)
@@ -176,7 +178,22 @@ def test_a_host_that_is_taken_away_is_not_reached_where_it_was() -> None:
     assert maps.tables["resolved"].keys() == {other}
     fresh = Maps()
     use(
-        Brakes(Policies(fresh), Path("/nonexistent")),
+        Brakes(Policies(fresh), CgroupRoot("/sys")),
         structs.replace(rome, egress=Egress(default="deny", allow=hosts[:1])),
     )
     assert len(maps.tables["hosts"]) == len(fresh.tables["hosts"])
+
+
+def test_a_process_that_has_ended_is_not_bound() -> None:
+    """Its number is soon another's."""
+    maps = Maps()
+    brakes = Brakes(Policies(maps), CgroupRoot("/sys"))
+    use(brakes, denying("*/ssh"))
+    ended = subprocess.Popen(["/bin/true"])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    brakes.belongs(ended.pid, "rome", "/y")
+    assert brakes.bound() == [], "it is a zombie"
+    ended.wait()
+    brakes.belongs(ended.pid, "rome", "/y")
+    brakes.belongs(os.getpid(), "rome", "/y")
+    assert brakes.bound() == [(os.getpid(), "rome")]
