@@ -77,11 +77,22 @@ static __always_inline bool was_accepted(struct __sk_buff *skb, const struct pac
 	return true;
 }
 
+/* `surely`: whoever runs now sends it, whatever its cgroup is. */
+static __always_inline void name_owner(struct flow *flow, bool surely)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+
+	if (!task->mm || !(surely || flow->cgroup_id == bpf_get_current_cgroup_id()))
+		return;
+	flow->start = task->group_leader->start_boottime;
+	flow->tgid = task->tgid;
+	flow->uid = bpf_get_current_uid_gid();
+}
+
 /* The first packet of a connection or datagram leaves while its sender runs; so current is the one. A connection
  * that is older than we are, or that somebody else opened, is only counted. */
 static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, const struct packet *packet)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	bool begins = packet->protocol != IPPROTO_TCP || (packet->syn && !packet->ack);
 	struct judgement judged;
 
@@ -95,12 +106,8 @@ static __always_inline void begin(struct __sk_buff *skb, struct flow *flow, cons
 		flow->silent = 3;
 		flow->accepted = flow->accepted || was_accepted(skb, packet);
 	}
-	if (!task->mm || !(begins || flow->cgroup_id == bpf_get_current_cgroup_id()))
-		return;
-	flow->start = task->group_leader->start_boottime;
-	flow->tgid = task->tgid;
-	flow->uid = bpf_get_current_uid_gid();
-	if (!begins)
+	name_owner(flow, begins);
+	if (!begins || !flow->tgid)
 		return;
 	judged = judge_egress(flow->cgroup_id, flow->tgid, (__u32 *)flow->ends.remote, flow->ends.family,
 	                      flow->ends.remote_port);
@@ -371,6 +378,8 @@ static __always_inline int look(struct __sk_buff *skb, enum direction way)
 	}
 	if (flow->denied)
 		return DENY;
+	if (!flow->tgid && way == OUTBOUND)
+		name_owner(flow, false); /* its first packet left while another ran: an acknowledgement does */
 	add(flow, skb, way);
 	follow(skb, flow, way);
 	if (!(flow->silent & 1 << way))

@@ -100,7 +100,8 @@ static __always_inline void hold(const struct flow *flow, __u64 heard)
 	struct holding holding = {.outer = flow->ends.cookie, .heard = heard, .began = flow->began};
 
 	may_hold[flow->cgroup_id % CGROUP_SLOTS] = 1;
-	bpf_map_update_elem(&holdings, &key, &holding, BPF_ANY);
+	if (flow->tgid)
+		bpf_map_update_elem(&holdings, &key, &holding, BPF_ANY);
 	key.start = 0;
 	key.who = flow->cgroup_id;
 	bpf_map_update_elem(&holdings, &key, &holding, BPF_ANY);
@@ -279,7 +280,7 @@ static __always_inline void watch(struct flow *flow, __u64 now, bool opens)
 
 	if (!may_relay(flow->cgroup_id))
 		return;
-	holding = bpf_map_lookup_elem(&holdings, &key);
+	holding = flow->tgid ? bpf_map_lookup_elem(&holdings, &key) : NULL;
 	shared = !holding;
 	if (shared) {
 		key.start = 0;
