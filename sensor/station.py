@@ -37,7 +37,7 @@ from sensor.record.sink import Sink
 from sensor.reload import CHANGEABLE, Fresh, compiled
 from sensor.respond.approvals import Approvals, Words
 from sensor.respond.casebook import Casebook
-from sensor.respond.cases import STATE_FILE
+from sensor.respond.cases import STATE_FILE, Case
 from sensor.respond.cgroupfs import CgroupRoot
 from sensor.respond.executor import Executor
 from sensor.respond.guards import Guards
@@ -49,6 +49,21 @@ from sensor.respond.plan import Planner
 from sensor.verdict import Verdict
 
 log = structlog.get_logger()
+
+
+def approval_record(case: Case, for_s: int | None) -> dict[str, Any]:
+    """What the audit trail keeps of a decision."""
+    record = {
+        "case": case.id,
+        "decision": case.decision,
+        "by": case.by,
+        "rule": {"id": case.rule.id, "name": case.rule.title},
+        "agent": case.agent,
+        "owner": case.owner,
+        "cgroups": [ref.path for ref in case.cgroups],
+        "for_s": for_s,
+    }
+    return {name: value for name, value in record.items() if value is not None}
 
 
 class Outputs(msgspec.Struct, frozen=True):
@@ -100,6 +115,7 @@ class Station:
         )
         self._book = Casebook(self._state / STATE_FILE)
         self.approvals = Approvals(self.executor, planner, self._cgroups, self._book, Words(reason, sentence))
+        self.approvals.decided = lambda case, for_s: to.audit.append("approval", **approval_record(case, for_s))
         self.desk = Desk(self.approvals, self._book, self._agent_of)
 
     def _match(self, fresh: Fresh, to: Outputs) -> None:

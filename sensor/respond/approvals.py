@@ -78,6 +78,8 @@ class Approvals:
         self._book = book
         self._words = words
         self._asks: dict[str, Asks] = {}
+        self.decided: Callable[[Case, int | None], object] = lambda _case, _for_s: None
+        """Told of each decision before it is carried out, and for how many seconds it holds."""
         self._closed: OrderedDict[str, Closed] = OrderedDict()
         self._under_way: list[_UnderWay] = []
         self._done: list[tuple[Verdict, Outcome]] = []
@@ -177,6 +179,7 @@ class Approvals:
         if not book.save():
             case.decision, case.by, book.grants = None, None, before
             raise ApprovalError(f"the decision cannot be written to {book.path}, so the workload stays frozen")
+        self.decided(case, for_s)
         self._carry_out(case)
 
     def deny(self, case_id: str, by: str) -> None:
@@ -285,6 +288,7 @@ class Approvals:
     def _deny(self, case: Case, by: str) -> None:
         case.decision, case.by = "deny", by
         self._book.save()  # that it cannot be written keeps nobody from denying
+        self.decided(case, None)
         self._carry_out(case)
 
     def _carry_out(self, case: Case) -> None:

@@ -224,6 +224,9 @@ def test_the_audit_trail_has_the_question_the_answer_and_who_gave_it(stage: Stag
     (request,) = [record for record in records if record.get("command") == "approve"]
     assert (request["user"], request["uid"], request["answer"]) == ("root", 0, "done")
     assert request["arguments"] == {"id": case["id"], "for_s": 120}
+    (approval,) = [record for record in records if record["kind"] == "approval"]
+    assert (approval["case"], approval["decision"], approval["for_s"]) == (case["id"], "approve", 120)
+    assert "root" in approval["by"] and approval["index"] < records[answered]["index"]
     assert hostbrake("audit", "verify", "--trail", stage.state / "audit").returncode == 0
     reported(stage, "approved", asked="approve")
 
