@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from sensor.context.netlink import HEADER, messages
 from sensor.node import NodeError
 
 METADATA = {
@@ -49,7 +50,6 @@ _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x40, 0x400
 _RT_TABLE_LOCAL, _RTN_LOCAL, _RTA_DST = 255, 2, 1
 _SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12
-_HEADER = struct.Struct("=IHHII")
 _RTMSG = struct.Struct("=8BI")
 _ATTRIBUTE = struct.Struct("=HH")
 _NO_TABLE = {errno.ENOENT, errno.EOPNOTSUPP, errno.EAFNOSUPPORT}  # no address yet; no such protocol here
@@ -133,7 +133,7 @@ class Routes:
                 changed = True
                 continue
             if sender[0] == 0 and not changed:
-                changed = any(_is_local_route(kind, body) for kind, body in _messages(data))
+                changed = any(_is_local_route(kind, body) for kind, body in messages(data))
         if changed:
             self._reload()
 
@@ -208,27 +208,17 @@ def _dump(family: int) -> Iterator[tuple[int, bytes]]:
         # Without strict checking the kernel ignores table and type, and sends every route that there is.
         netlink.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         wanted = _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_LOCAL, 0, 0, _RTN_LOCAL, 0)
-        length = _HEADER.size + len(wanted)
-        netlink.send(_HEADER.pack(length, _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + wanted)
+        length = HEADER.size + len(wanted)
+        netlink.send(HEADER.pack(length, _RTM_GETROUTE, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0) + wanted)
         while True:
             data, sender = netlink.recvfrom(65_536)
-            for kind, body in _messages(data) if sender[0] == 0 else ():
+            for kind, body in messages(data) if sender[0] == 0 else ():
                 if kind in (_NLMSG_ERROR, _NLMSG_DONE):
                     code = -int.from_bytes(body[:4], "little", signed=True) if len(body) >= 4 else 0
                     if code:
                         raise OSError(code, "rtnetlink")
                     return
                 yield kind, body
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size or offset + length > len(data):
-            return
-        yield kind, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
 
 
 def _is_local_route(kind: int, body: bytes) -> bool:

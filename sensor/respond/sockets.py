@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from sensor.context.netlink import HEADER, messages
+
 # include/uapi/linux/sock_diag.h, inet_diag.h, netlink.h
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY, _SOCK_DESTROY = 20, 21
@@ -24,7 +26,6 @@ _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _INET_DIAG_CGROUP_ID = 21
 _TCP_LISTEN, _TCP_TIME_WAIT = 10, 6
 _STATES = 0xFFFFFFFF & ~(1 << _TCP_LISTEN | 1 << _TCP_TIME_WAIT)
-_HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBBI48s")
 _ID = slice(4, 52)  # of an inet_diag_msg
 _MESSAGE_BYTES = 72
@@ -104,7 +105,7 @@ def _sockets(netlink: socket.socket, family: int, cgroup_ids: Collection[int]) -
         netlink, _SOCK_DIAG_BY_FAMILY, _NLM_F_DUMP, _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _STATES, bytes(48))
     )
     while True:
-        for kind, body in _messages(netlink.recv(65_536)):
+        for kind, body in messages(netlink.recv(65_536)):
             if kind == _NLMSG_DONE:
                 return
             if kind == _NLMSG_ERROR:
@@ -129,7 +130,7 @@ def _cgroup_of(body: bytes) -> int | None:
 def _end(netlink: socket.socket, family: int, identity: bytes) -> int:
     """1, or 0 where it has ended by itself."""
     _send(netlink, _SOCK_DESTROY, _NLM_F_ACK, _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _STATES, identity))
-    for kind, body in _messages(netlink.recv(65_536)):
+    for kind, body in messages(netlink.recv(65_536)):
         code = -int.from_bytes(body[:4], "little", signed=True) if kind == _NLMSG_ERROR else 0
         if code == errno.ENOENT:
             return 0
@@ -139,14 +140,4 @@ def _end(netlink: socket.socket, family: int, identity: bytes) -> int:
 
 
 def _send(netlink: socket.socket, kind: int, flags: int, body: bytes) -> None:
-    netlink.send(_HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, 1, 0) + body)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, *_ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size or offset + length > len(data):
-            return
-        yield kind, data[offset + _HEADER.size : offset + length]
-        offset += (length + 3) & ~3
+    netlink.send(HEADER.pack(HEADER.size + len(body), kind, _NLM_F_REQUEST | flags, 1, 0) + body)

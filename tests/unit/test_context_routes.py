@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sensor.context import routes as module
+from sensor.context.netlink import messages
 from sensor.context.routes import METADATA, Routes
 
 SCOPES = {"loopback", "local", "private", "external", "metadata"}
@@ -88,6 +89,6 @@ def test_cache_is_bounded(routes: Routes) -> None:
 
 @given(st.binary(max_size=200))
 def test_malformed_netlink_is_no_route(data: bytes) -> None:
-    for kind, body in module._messages(data):
+    for kind, body in messages(data):
         module._is_local_route(kind, body)
     module._route(data)
